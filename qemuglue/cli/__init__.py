@@ -1,0 +1,1 @@
+"""The nine rooms end here: one module a verb."""
