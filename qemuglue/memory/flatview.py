@@ -1,0 +1,191 @@
+"""FlatView: the map a tree of regions draws, as disjoint sections in address order.
+
+How it is drawn (QEMU ``render_memory_region``, rule R17): disabled regions are skipped; every
+region is clipped by its containers; an alias shifts its target; children are drawn before
+their parent, highest priority first, and whoever was drawn first keeps the address. Then
+neighbours that continue each other are merged (``flatview_simplify``).
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from qemuglue.errors import ModelError
+from qemuglue.memory.region import MAX_SIZE, MemoryRegion, RegionKind
+
+#: Regions visited in one rendering. A tree of aliases can be exponential; the largest real
+#: machine (a board with 837 devices) needs about 12,000.
+MAX_VISITS = 2_000_000
+#: Containers and aliases inside each other; Python's own stack is the harder limit.
+MAX_DEPTH = 200
+
+#: ``io_mem_unassigned``: what answers where nothing is mapped. QEMU gives it no name.
+UNASSIGNED = MemoryRegion("", MAX_SIZE, RegionKind.RESERVATION)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MemoryRegionSection:
+    """``size`` bytes of an address space from ``start`` on, answered by ``region`` from
+    ``offset`` on. ``readonly`` is the section's flag, inherited from every container and
+    alias above; the region has one of its own."""
+
+    start: int
+    size: int
+    region: MemoryRegion
+    offset: int
+    readonly: bool = False
+    romd: bool = False
+    nonvolatile: bool = False
+    unmergeable: bool = field(default=False, repr=False)
+
+    @property
+    def last(self) -> int:
+        """The last address, inclusive."""
+        return self.start + self.size - 1
+
+    @property
+    def assigned(self) -> bool:
+        return self.region is not UNASSIGNED
+
+    def continues(self, other: MemoryRegionSection) -> bool:
+        """Whether ``other`` carries on where this ends (``can_merge``)."""
+        return (
+            self.start + self.size == other.start
+            and self.region is other.region
+            and self.offset + self.size == other.offset
+            and self.readonly == other.readonly
+            and self.romd == other.romd
+            and self.nonvolatile == other.nonvolatile
+            and not self.unmergeable
+            and not other.unmergeable
+        )
+
+
+class FlatView:
+    """An immutable map. ``sections`` are sorted, disjoint, at least one byte long.
+
+    ``cover`` is the same with the holes as sections of ``UNASSIGNED`` (offset = address), so
+    that every address of the 64-bit space has exactly one; ``starts`` are its start addresses.
+    """
+
+    __slots__ = ("cover", "root", "sections", "starts")
+
+    def __init__(self, root: MemoryRegion, sections: list[MemoryRegionSection]) -> None:
+        self.root = root
+        self.sections = tuple(sections)
+        self.cover = tuple(_fill(sections))
+        self.starts = [section.start for section in self.cover]
+
+    def lookup(self, addr: int) -> MemoryRegionSection:
+        """The section that answers at ``addr`` (0 to 2^64-1); a hole gives an unassigned one."""
+        return self.cover[bisect_right(self.starts, addr) - 1]
+
+    def find(self, addr: int) -> MemoryRegionSection | None:
+        """Like ``lookup``, but None in a hole."""
+        section = self.lookup(addr)
+        return section if section.assigned else None
+
+    def __iter__(self) -> Iterator[MemoryRegionSection]:
+        return iter(self.sections)
+
+    def __len__(self) -> int:
+        return len(self.sections)
+
+
+def _fill(sections: list[MemoryRegionSection]) -> Iterator[MemoryRegionSection]:
+    at = 0
+    for section in sections:
+        assert section.size > 0, f"empty section of {section.region.name!r}"
+        assert section.start >= at, f"{section.region.name!r} at {section.start:#x} overlaps"
+        if section.start > at:
+            yield MemoryRegionSection(at, section.start - at, UNASSIGNED, at)
+        yield section
+        at = section.start + section.size
+    assert at <= MAX_SIZE, f"the view ends beyond 2^64: {at:#x}"
+    if at < MAX_SIZE:
+        yield MemoryRegionSection(at, MAX_SIZE - at, UNASSIGNED, at)
+
+
+def render(root: MemoryRegion) -> FlatView:
+    """Draw ``root``'s tree. Raises ModelError where the tree is too deep or too large."""
+    painter = _Painter()
+    painter.paint(root, 0, 0, MAX_SIZE, False, False, False, 0)
+    return FlatView(root, _simplify(painter.drawn))
+
+
+def _simplify(drawn: list[MemoryRegionSection]) -> list[MemoryRegionSection]:
+    merged: list[MemoryRegionSection] = []
+    for section in drawn:
+        if merged and merged[-1].continues(section):
+            first = merged.pop()
+            section = MemoryRegionSection(
+                first.start, first.size + section.size, first.region, first.offset,
+                first.readonly, first.romd, first.nonvolatile, first.unmergeable,
+            )
+        merged.append(section)
+    return merged
+
+
+class _Painter:
+    """Draws into two parallel sorted lists; whoever comes first keeps the address."""
+
+    def __init__(self) -> None:
+        self.drawn: list[MemoryRegionSection] = []
+        self.starts: list[int] = []
+        self.visits = 0
+
+    def paint(
+        self, region: MemoryRegion, base: int, low: int, high: int, readonly: bool,
+        nonvolatile: bool, unmergeable: bool, depth: int,
+    ) -> None:
+        """Draw ``region`` whose container starts at ``base``, clipped to [low, high)."""
+        if not region.enabled:
+            return
+        self.visits += 1
+        if depth > MAX_DEPTH:
+            raise ModelError(f"region {region.name!r} is more than {MAX_DEPTH} levels deep")
+        if self.visits > MAX_VISITS:
+            raise ModelError(f"the tree shows more than {MAX_VISITS} regions")
+        base += region.addr
+        readonly = readonly or region.readonly
+        nonvolatile = nonvolatile or region.nonvolatile
+        unmergeable = unmergeable or region.unmergeable
+        low = max(low, base)
+        high = min(high, base + region.size)
+        if low >= high:
+            return
+        if region.alias is not None:
+            self.paint(
+                region.alias, base - region.alias.addr - region.alias_offset, low, high,
+                readonly, nonvolatile, unmergeable, depth + 1,
+            )
+            return
+        for child in region._children:
+            self.paint(child, base, low, high, readonly, nonvolatile, unmergeable, depth + 1)
+        if region.terminates:
+            self._fill(region, base, low, high, (readonly, region.romd, nonvolatile, unmergeable))
+
+    def _fill(
+        self, region: MemoryRegion, base: int, low: int, high: int,
+        flags: tuple[bool, bool, bool, bool],
+    ) -> None:
+        """Draw ``region`` wherever [low, high) is still free."""
+        first = bisect_right(self.starts, low) - 1
+        if first < 0 or self.drawn[first].start + self.drawn[first].size <= low:
+            first += 1
+        stop = bisect_left(self.starts, high)
+        at = low
+        fresh: list[MemoryRegionSection] = []
+        for taken in self.drawn[first:stop]:
+            if taken.start > at:
+                fresh.append(
+                    MemoryRegionSection(at, taken.start - at, region, at - base, *flags)
+                )
+            fresh.append(taken)
+            at = taken.start + taken.size
+        if at < high:
+            fresh.append(MemoryRegionSection(at, high - at, region, at - base, *flags))
+        self.drawn[first:stop] = fresh
+        self.starts[first:stop] = [section.start for section in fresh]
