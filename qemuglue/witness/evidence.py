@@ -1,0 +1,253 @@
+"""The access transcript as the devices of the model.
+
+The model performs an operation; each call it makes into a device is answered by the next event
+of QEMU's transcript, if that event is the call the model makes: same region, same offset, same
+size, and for a write the same value. So QEMU's pieces are compared with the model's by the
+model's own code, and a device read gets the value the real device returned. The first event
+that does not fit is the mismatch; nothing is consumed after it.
+
+Events that no operation asked for are allowed in two cases only: a device that signals an
+interrupt by a memory write (MSI), and what a device does by itself inside an operation that is
+known to make it act, as the slow judge found (``known_sides``). Both are counted.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Container
+from dataclasses import dataclass
+
+from qemuglue.memory.attrs import OK, MemTxAttrs
+from qemuglue.memory.contract import Reason
+from qemuglue.memory.flatview import UNASSIGNED
+from qemuglue.memory.region import MAX_SIZE, MemoryRegion, RegionKind
+from qemuglue.qemu.transcript import Event, EventKind, describe
+
+MASK64 = MAX_SIZE - 1
+
+#: Regions that devices write to when they raise an interrupt.
+MSI_REGIONS = frozenset({"apic-msi", "gicv2m", "gicv3_its_translation", "translation"})
+
+_OTHER = EventKind.OTHER
+_TOPOLOGY = EventKind.FLATVIEW_NEW
+_INVALID = EventKind.INVALID
+_READS = {RegionKind.RAM_DEVICE: EventKind.RAM_DEVICE_READ}
+_WRITES = {RegionKind.RAM_DEVICE: EventKind.RAM_DEVICE_WRITE}
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """One event the model expects. ``reason`` is set for a refusal; ``value`` for a write."""
+
+    region: MemoryRegion
+    offset: int
+    size: int
+    is_write: bool
+    value: int | None = None
+    reason: Reason | None = None
+
+    def describe(self) -> str:
+        verb = "write" if self.is_write else "read"
+        name = self.region.name or "unassigned"
+        text = f"{verb} of {self.size} at {name}+{self.offset:#x}"
+        if self.value is not None:
+            text += f" value {self.value:#x}"
+        return f"{text} refused: {self.reason.value}" if self.reason is not None else text
+
+
+@dataclass(frozen=True, slots=True)
+class Mismatch:
+    """Where model and transcript part. None: nothing (more) was expected, or nothing came."""
+
+    expected: Expected | None
+    seen: Event | None
+
+    def describe(self) -> tuple[str, str]:
+        """(model says, QEMU says)."""
+        model = self.expected.describe() if self.expected else "no further access"
+        seen = describe(self.seen) if self.seen is not None else "nothing more in the transcript"
+        return model, seen
+
+
+class Evidence:
+    """A cursor over the events of one batch; serves the model as ops and observer."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+        self.pos = 0
+        self.mismatch: Mismatch | None = None
+        #: Set once the map changed inside this batch: what follows ran on another map.
+        self.topology = False
+        #: Device-initiated accesses, "operation's region -> region", for the report.
+        self.sides: Counter[str] = Counter()
+        #: (region the operation is on, region name of the extra event): allowed.
+        self.known_sides: set[tuple[str, str]] = set()
+        #: Regions of the operation at hand; the slow judge allows extra events elsewhere.
+        self.targets: Container[str] = ()
+        self.target_name = ""
+        self.lenient = False
+        #: Told of every expectation that was met, when somebody wants shapes or an account.
+        self.on_piece: Callable[[Expected, Event], None] | None = None
+        self._bound: dict[int, MemoryRegion] = {}
+        self._base: dict[MemoryRegion, int] = {}
+
+    # -- life cycle --------------------------------------------------------------------------
+
+    def new_process(self) -> None:
+        """Pointers of another process mean nothing."""
+        self._bound.clear()
+        self._base.clear()
+
+    def new_map(self) -> None:
+        """Regions may have moved."""
+        self._base.clear()
+
+    def load(self, events: list[Event]) -> None:
+        """Start on the events of the next batch."""
+        self.events = events
+        self.pos = 0
+        self.mismatch = None
+        self.topology = False
+
+    # -- the model's side ----------------------------------------------------------------------
+
+    def read(
+        self, region: MemoryRegion, offset: int, size: int, attrs: MemTxAttrs
+    ) -> tuple[int, int]:
+        """A device read: the value QEMU's device returned."""
+        event = self._take(region, offset, size, False, None)
+        return OK, event.value if event is not None else 0
+
+    def write(
+        self, region: MemoryRegion, offset: int, value: int, size: int, attrs: MemTxAttrs
+    ) -> int:
+        """A device write: compared with what QEMU passed to its device."""
+        self._take(region, offset, size, True, value)
+        return OK
+
+    def invalid(
+        self, region: MemoryRegion, offset: int, size: int, is_write: bool, reason: Reason
+    ) -> None:
+        """A refusal: QEMU must have logged the same."""
+        if self.mismatch is not None:
+            return
+        while self.pos < len(self.events):
+            event = self.events[self.pos]
+            if event.kind is _INVALID:
+                if self._is_refusal(event, region, offset, size, is_write, reason):
+                    self.pos += 1
+                    if self.on_piece is not None:
+                        self.on_piece(
+                            Expected(region, offset, size, is_write, reason=reason), event
+                        )
+                    return
+                break
+            if not self._pass_by(event):
+                break
+        self._miss(Expected(region, offset, size, is_write, reason=reason))
+
+    def refused_next(self, region: MemoryRegion, offset: int, size: int, is_write: bool) -> bool:
+        """Whether the next event is the device's own refusal of just this access."""
+        at = self.pos
+        while at < len(self.events) and self.events[at].kind is _OTHER:
+            at += 1
+        return at < len(self.events) and self.mismatch is None and self._is_refusal(
+            self.events[at], region, offset, size, is_write, Reason.REJECTED
+        )
+
+    # -- around an operation -------------------------------------------------------------------
+
+    def settle(self) -> None:
+        """After an operation: has it changed the map? (Its event comes before the next's.)"""
+        at = self.pos
+        while at < len(self.events):
+            event = self.events[at]
+            if event.kind is _TOPOLOGY:
+                self.topology = True
+                return
+            if event.kind is not _OTHER and not self._is_side(event):
+                return
+            at += 1
+
+    def finish(self) -> None:
+        """At the end of the batch: nothing may be left but what a device does by itself."""
+        while self.mismatch is None and self.pos < len(self.events):
+            if not self._pass_by(self.events[self.pos]):
+                self.mismatch = Mismatch(None, self.events[self.pos])
+
+    # -- inside ----------------------------------------------------------------------------------
+
+    def _take(
+        self, region: MemoryRegion, offset: int, size: int, is_write: bool, value: int | None
+    ) -> Event | None:
+        if self.mismatch is not None:
+            return None
+        base = self._base.get(region)
+        if base is None:
+            base = self._base[region] = region.absolute()
+        addr = (base + offset) & MASK64
+        kinds, plain = (_WRITES, EventKind.OP_WRITE) if is_write else (_READS, EventKind.OP_READ)
+        kind = kinds.get(region.kind, plain)
+        events = self.events
+        while self.pos < len(events):
+            event = events[self.pos]
+            if (
+                event.kind is kind and event.addr == addr and event.size == size
+                and (value is None or event.value == value) and self._binds(event, region)
+            ):
+                self.pos += 1
+                if self.on_piece is not None:
+                    self.on_piece(Expected(region, offset, size, is_write, value), event)
+                return event
+            if not self._pass_by(event):
+                break
+        self._miss(Expected(region, offset, size, is_write, value))
+        return None
+
+    def _binds(self, event: Event, region: MemoryRegion) -> bool:
+        """One pointer is one region for the life of a process."""
+        known = self._bound.get(event.mr)
+        if known is None and event.name == region.name:
+            self._bound[event.mr] = region
+            return True
+        return known is region
+
+    @staticmethod
+    def _is_refusal(
+        event: Event, region: MemoryRegion, offset: int, size: int, is_write: bool,
+        reason: Reason,
+    ) -> bool:
+        name = None if region is UNASSIGNED else region.name
+        if not (
+            event.kind is _INVALID and event.addr == offset and event.size == size
+            and event.is_write == is_write and event.name == name
+            and event.reason is not None and event.reason.value == reason.value
+        ):
+            return False
+        contract = region.contract
+        return reason is not Reason.INVALID_SIZE or (
+            event.minimum == contract.valid_min and event.maximum == contract.valid_max
+        )
+
+    def _pass_by(self, event: Event) -> bool:
+        """Step over an event that is nobody's piece; False when it may not be stepped over."""
+        if event.kind is _TOPOLOGY:
+            self.topology = True
+        elif event.kind is not _OTHER:
+            if not self._is_side(event):
+                return False
+            self.sides[f"{self.target_name} -> {event.name}"] += 1
+        self.pos += 1
+        return True
+
+    def _is_side(self, event: Event) -> bool:
+        name = event.name or ""
+        if event.kind is EventKind.OP_WRITE and name in MSI_REGIONS:
+            return True
+        if (self.target_name, name) in self.known_sides:
+            return True
+        return self.lenient and name not in self.targets
+
+    def _miss(self, expected: Expected) -> None:
+        seen = self.events[self.pos] if self.pos < len(self.events) else None
+        self.mismatch = Mismatch(expected, seen)

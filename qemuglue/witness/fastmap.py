@@ -1,0 +1,61 @@
+"""A view as parallel lists, for the loop that judges hundreds of thousands of accesses a second.
+
+Only accesses that lie inside one section take this road; what it does for RAM is what
+``AddressSpace`` does (the same ``Rules`` decide what is direct), only without calls.
+"""
+
+from __future__ import annotations
+
+from qemuglue.memory.address_space import AddressSpace
+from qemuglue.memory.attrs import UNSPECIFIED
+from qemuglue.memory.flatview import MemoryRegionSection
+from qemuglue.memory.region import MemoryRegion, RegionKind
+from qemuglue.witness.ram import TrackedBacking
+from qemuglue.witness.verdict import Kind
+
+
+def kind_of(section: MemoryRegionSection, *, ports: bool) -> Kind:
+    """The row of the verdict table an access inside ``section`` belongs to."""
+    region = section.region
+    if not section.assigned or region.kind is RegionKind.RESERVATION:
+        return Kind.UNASSIGNED
+    if region.kind is RegionKind.ROM_DEVICE:
+        return Kind.ROMD
+    if region.is_ram and region.kind is not RegionKind.RAM_DEVICE:
+        if region.readonly:
+            return Kind.ROM
+        return Kind.RO_ALIAS if section.readonly else Kind.RAM
+    if not ports:
+        return Kind.DEVICE
+    return Kind.IO_ROOT if is_io_root(region) else Kind.PORT
+
+
+def is_io_root(region: MemoryRegion) -> bool:
+    """The 64 KiB root of the I/O space, which answers all-ones where no port is."""
+    return region.container is None and region.name == "io"
+
+
+class FastMap:
+    """Entry i covers [starts[i], limits[i]) of the space; index by bisect over ``starts``."""
+
+    __slots__ = ("delta", "dirty", "kinds", "limits", "rdata", "sections", "starts", "wdata")
+
+    def __init__(self, space: AddressSpace, *, ports: bool = False) -> None:
+        view = space.view
+        rules = space.rules
+        self.sections = view.cover
+        self.starts = view.starts
+        self.limits = [section.start + section.size for section in view.cover]
+        self.delta = [section.offset - section.start for section in view.cover]
+        self.kinds = [kind_of(section, ports=ports) for section in view.cover]
+        self.rdata: list[bytearray | None] = []
+        self.wdata: list[bytearray | None] = []
+        self.dirty: list[set[int]] = []
+        for section in view.cover:
+            backing = section.region.backing
+            tracked = backing if isinstance(backing, TrackedBacking) else None
+            readable = tracked is not None and rules.direct_read(section.region)
+            writable = tracked is not None and rules.direct_write(section.region, UNSPECIFIED)
+            self.rdata.append(tracked.data if tracked is not None and readable else None)
+            self.wdata.append(tracked.data if tracked is not None and writable else None)
+            self.dirty.append(tracked.dirty if tracked is not None else set())
