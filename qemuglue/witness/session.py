@@ -1,0 +1,236 @@
+"""One running QEMU with everything that watches it: mirror, evidence, RAM, contracts.
+
+A session starts a QEMU, performs the set-up operations, mirrors it, and keeps the mirror equal
+to it. What is learnt (contracts, barriers, pairs of regions) outlives it in ``Knowledge``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from types import TracebackType
+
+from qemuglue.errors import QemuFailure
+from qemuglue.memory.address_space import AddressSpace
+from qemuglue.memory.flatview import UNASSIGNED
+from qemuglue.memory.region import MemoryRegion, RegionKind
+from qemuglue.memory.rules import Rules, rules_for
+from qemuglue.mirror import Mirror
+from qemuglue.program.layout import Layout
+from qemuglue.program.operation import Operation
+from qemuglue.qemu.config import QemuConfig
+from qemuglue.qemu.process import QemuProcess
+from qemuglue.qemu.qtest import Qtest
+from qemuglue.qemu.transcript import Event, parse
+from qemuglue.witness.barriers import Barriers
+from qemuglue.witness.contracts import Contracts, Veto
+from qemuglue.witness.evidence import Evidence
+from qemuglue.witness.face import HostFace, encode
+from qemuglue.witness.fastmap import FastMap, is_io_root
+from qemuglue.witness.ram import RamWitness, ram_regions
+from qemuglue.witness.ramsource import source_for
+
+#: An operation and the address it was resolved to.
+Step = tuple[Operation, int]
+
+#: Refreshes in a row that may still find the map changing before the harness goes on with
+#: what it has: a device that remaps on every monitor command would be waited for for ever.
+MAX_REFRESHES = 4
+
+
+@dataclass(slots=True)
+class Knowledge:
+    """What sessions of one machine on one build have learnt; shared by all of them."""
+
+    contracts: Contracts = field(default_factory=Contracts)
+    barriers: Barriers = field(default_factory=Barriers)
+    #: (region an operation was on, region its device then accessed), see ``Evidence``.
+    sides: set[tuple[str, str]] = field(default_factory=set)
+
+
+class Session:
+    """Use as a context manager; leaving it ends QEMU. Raises what ``QemuProcess`` raises."""
+
+    def __init__(
+        self, config: QemuConfig, *, knowledge: Knowledge | None = None,
+        setup: Sequence[Operation] = (), rules: Rules | None = None,
+    ) -> None:
+        self.config = config
+        self.setup = tuple(setup)
+        self.rules = rules or rules_for(config.build.version_tuple)
+        self.knowledge = knowledge or Knowledge()
+        self.process = QemuProcess(config)
+        self.evidence = Evidence()
+        self.evidence.known_sides = self.knowledge.sides
+        self.ram = RamWitness()
+        #: Everything sent since QEMU started, set-up included.
+        self.journal: list[Step] = []
+        self.learnt_now = False
+        self.mirror: Mirror
+        self.face: HostFace
+        self.fast: FastMap
+        self.fast_io: FastMap | None = None
+        self._unknown: dict[MemoryRegion, str] = {}
+
+    def __enter__(self) -> Session:
+        self.process.__enter__()
+        try:
+            self._start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.process.close()
+
+    def _start(self) -> None:
+        steps = [(op, op.place.offset) for op in self.setup if op.place is not None]
+        if steps:
+            request = b"".join(encode(op, addr) for op, addr in steps)
+            self.process.qtest.exchange(request, len(steps))
+            self.journal.extend(steps)
+        self.target_big = Qtest(self.process.qtest).endianness() == "big"
+        self.process.monitor.round_trip()
+        self.process.monitor.events()
+        self.mirror = Mirror.take(self.process.monitor.hmp)
+        self.evidence.new_process()
+        self.attach()
+        self.events()  # what the set-up caused is nobody's evidence
+
+    # -- the mirror ----------------------------------------------------------------------------
+
+    def attach(self) -> None:
+        """Connect the model's spaces to this QEMU's witnesses; after every change of the map."""
+        self.evidence.new_map()
+        for space in self.mirror.spaces:
+            space.rules = self.rules
+            space.target_big = self.target_big
+            space.ops = self.evidence
+            space.observer = self.evidence
+        self._attach_ram()
+        self._attach_contracts()
+        memory, io = self.mirror.memory, self.mirror.io
+        self.face = HostFace(memory, io)
+        self.fast = FastMap(memory)
+        self.fast_io = FastMap(io, ports=True) if io is not None else None
+
+    def _attach_ram(self) -> None:
+        for region in ram_regions(self.mirror.memory.view):
+            if region not in self.ram.sources and region not in self.ram.uncovered:
+                self.ram.add(region, source_for(self.process, self.mirror.memory, region))
+
+    def _attach_contracts(self) -> None:
+        for region in self.device_regions():
+            learned = self.knowledge.contracts.get(region.key)
+            if learned is None:
+                self._unknown[region] = "its contract is not known"
+                continue
+            self._unknown.pop(region, None)
+            if isinstance(region.contract.accepts, Veto):
+                continue
+            region.contract = replace(
+                learned.contract,
+                accepts=Veto(
+                    learned,
+                    lambda offset, size, is_write, region=region: self.evidence.refused_next(
+                        region, offset, size, is_write
+                    ),
+                    self._note_learnt,
+                ),
+            )
+
+    def _note_learnt(self) -> None:
+        self.learnt_now = True
+
+    def spaces(self) -> Iterator[AddressSpace]:
+        """The spaces the host path reaches."""
+        yield self.mirror.memory
+        if self.mirror.io is not None:
+            yield self.mirror.io
+
+    def device_regions(self) -> Iterator[MemoryRegion]:
+        """Regions in view whose accesses reach a device, each once."""
+        seen: set[MemoryRegion] = set()
+        for space in self.spaces():
+            for section in space.view.sections:
+                region = section.region
+                device = region.kind in (
+                    RegionKind.IO, RegionKind.ROM_DEVICE, RegionKind.RAM_DEVICE,
+                    RegionKind.CONTAINER,
+                )
+                if device and region not in seen:
+                    seen.add(region)
+                    yield region
+
+    def missing_contracts(self) -> list[MemoryRegion]:
+        return [region for region in self.device_regions() if region in self._unknown]
+
+    def give_up_on(self, region: MemoryRegion, why: str) -> None:
+        """Operations on the region are unjudged from now on, with this reason."""
+        self._unknown[region] = why
+
+    def unjudgeable(self, region: MemoryRegion) -> str | None:
+        """Why nothing can be said of accesses to ``region``, or None."""
+        if region in self._unknown:
+            return f"{region.name}: {self._unknown[region]}"
+        if region in self.ram.uncovered:
+            return f"{region.name}: its memory cannot be read from outside"
+        if region.kind is RegionKind.IOMMU:
+            return f"{region.name}: IOMMU translation is not modelled yet"
+        return None
+
+    def refresh(self) -> None:
+        """Take the map again after it changed."""
+        self.mirror.refresh(self.process.monitor.hmp)
+        self.attach()
+
+    def layout(self) -> Layout:
+        return self.mirror.layout()
+
+    # -- talking to QEMU -------------------------------------------------------------------------
+
+    def exchange(self, request: bytes, replies: int) -> list[bytes]:
+        """Send a batch; the reply lines. Raises QtestDied or QtestHang with what came."""
+        lines = self.process.qtest.exchange(request, replies).split(b"\n")
+        lines.pop()
+        return lines
+
+    def events(self) -> list[Event]:
+        """Events of the transcript since the last call."""
+        return parse(self.process.transcript.read_new())
+
+    def quiesce(self) -> list[str]:
+        """A monitor round trip, so that the main loop has run; names of QMP events since."""
+        self.process.monitor.round_trip()
+        return [event.name for event in self.process.monitor.events()]
+
+    def reset_seen(self) -> bool:
+        """Whether QEMU was reset since the last look."""
+        try:
+            return "RESET" in self.quiesce()
+        except QemuFailure:
+            return False
+
+    # -- knowledge of the map ----------------------------------------------------------------------
+
+    def dma_suspects(self) -> list[str]:
+        """Devices whose own address space shows something: they could write RAM by
+        themselves, and nothing here decodes what they were told to do."""
+        passive = {"memory", "I/O"}
+        return sorted(
+            {
+                space.name for space in self.mirror.spaces
+                if space.name not in passive and not space.name.startswith("cpu-")
+                and any(
+                    section.region is not UNASSIGNED and not is_io_root(section.region)
+                    for section in space.view.sections
+                )
+            }
+        )
