@@ -243,10 +243,11 @@ class Agreement:
 
     ``matches`` counts I/O records by how they agree, ``values`` those of them whose value was
     compared and found equal, ``swapped`` those where it is equal but for the byte order (a trace
-    value is in the device's order, which the line does not tell). ``names`` counts pairs (record's name, event's name) that differ.
-    ``lone`` are events of vCPUs that no record claims, ``ports`` counts those among them that
-    are port I/O (not in ``lone``), ``not_cpu`` events that are no vCPU's. ``unknown`` counts
-    records of which QEMU could not say whether they are I/O; they are not judged.
+    value is in the device's order, which the line does not tell). ``names`` counts the pairs
+    (record's name, event's name) that differ. ``lone`` are events of vCPUs that no record claims,
+    ``ports`` counts those among them that are port I/O (not in ``lone``), ``not_cpu`` events that
+    are no vCPU's. ``unknown`` counts records of which QEMU could not say whether they are I/O;
+    they are not judged.
     ``differences`` and ``lone`` keep the first :data:`MAX_KEPT`; ``lone_count`` counts all.
     """
 
