@@ -10,13 +10,13 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
-import re
 import shutil
 import subprocess
 import tempfile
 from pathlib import Path
 
 from qemuglue.errors import EnvironmentFailure, UsageError
+from qemuglue.qemu.builds import cache_folder, parse_version
 
 __all__ = [
     "API_6_FLAG", "DEFAULT_LIMIT", "FLAGS", "LOG_ITEM", "library", "plugin_argument", "source",
@@ -66,10 +66,8 @@ def library(build_version: str | None = None) -> Path:
     if build_version is not None and _release(build_version) == (11, 0):
         flags = (*FLAGS, API_6_FLAG)
     compiler = _compiler()
-    code = source().read_bytes()
-    key = _key(code, compiler, flags)
-    folder = _cache_folder() / "plugin"
-    target = folder / f"access_log-{key}.so"
+    key = _key(source().read_bytes(), compiler, flags)
+    target = cache_folder() / "plugin" / f"access_log-{key}.so"
     if not target.is_file():
         _compile(compiler, flags, target)
     return target
@@ -113,10 +111,10 @@ def plugin_argument(
 
 
 def _release(version: str) -> tuple[int, int]:
-    found = re.match(r"(\d{1,4})\.(\d{1,4})", version)
-    if found is None:
+    numbers = parse_version(version)
+    if len(numbers) < 2:
         raise UsageError(f"not a QEMU version: {version!r} (expected something like 10.0.2)")
-    return int(found[1]), int(found[2])
+    return numbers[0], numbers[1]
 
 
 def _compiler() -> Path:
@@ -182,13 +180,3 @@ def _compile(compiler: Path, flags: tuple[str, ...], target: Path) -> None:
         unfinished.replace(target)
     finally:
         unfinished.unlink(missing_ok=True)
-
-
-def _cache_folder() -> Path:
-    own = os.environ.get("QEMUGLUE_CACHE")
-    if own:
-        return Path(own).absolute()
-    shared = os.environ.get("XDG_CACHE_HOME", "")
-    # The XDG rule: a relative path is to be ignored.
-    base = Path(shared) if Path(shared).is_absolute() else Path.home() / ".cache"
-    return base / "qemuglue"

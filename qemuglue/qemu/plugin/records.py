@@ -14,13 +14,19 @@ backslash, or a byte that is not printable ASCII. Around the records stand ``qg_
 What is known of the accounts QEMU gives (measured on 7.2.22, 10.0.2 and 11.1.3):
 
 - The value is there from API 4 on (10.0.2, 11.1.3), not on 7.2.
-- Physical addresses of 7.2 are right only in simple cases; use the virtual one there, with the
-  guest's MMU off or identity-mapped. On 10.0.2 and 11.1.3 they are right.
-- The name is ``RAM`` for RAM and for ROM, and ``anonXXXXXXXX`` where several regions share a
-  4 KiB page (the region is then QEMU's own ``subpage``).
+- Physical addresses of 7.2 are right only in simple cases (the q35 ROM at 0xfffffff0 comes as
+  0x107fffff0); use the virtual one there, with the guest's MMU off or identity-mapped. On 10.0.2
+  and 11.1.3 they are right.
+- The name is ``RAM`` for RAM and for ROM (a store to ROM, which changes nothing, has a record
+  like any other). It is ``anonXXXXXXXX`` for unassigned memory and where several regions share a
+  4 KiB page: those are QEMU's own nameless regions.
 - The name (and ``io``) are looked up *after* the access. Where the access itself changed the
   map, 10.0.2 names whatever took the place of the old region's entry.
-- A faulting access leaves no record, nor do x86's ``in`` and ``out``.
+- What the CPU's own microcode moves is there too: x86's LGDT and descriptor loads.
+- A refused access that does not fault (x86) has a record and no trace event. A faulting access
+  has no record, nor have x86's ``in`` and ``out``.
+- A region in a shared page gives two events: its own, and one of the page (``subpage``), which
+  stands behind it for a load and before it for a store.
 """  # noqa: E501 - the example is one line, as in the log
 
 from __future__ import annotations
@@ -365,8 +371,19 @@ def _start(event: DeviceEvent, address: int) -> int:
 
 
 def _touches(event: DeviceEvent, access: GuestAccess, address: int) -> bool:
+    """Whether ``event`` can be of ``access``: the same way, on bytes it may touch.
+
+    Those are its own and, for an unaligned load, the rest of the two aligned words around it:
+    7.2 loads both whole and combines them.
+    """
+    before = 0 if access.store else address % access.size
+    after = access.size - before if before else 0
     start = _start(event, address)
-    return event.store == access.store and start < access.size and start + event.size > 0
+    return (
+        event.store == access.store
+        and start < access.size + after
+        and start + event.size > -before
+    )
 
 
 def _calls(events: list[DeviceEvent]) -> list[DeviceEvent]:
