@@ -1,0 +1,251 @@
+"""Typed events out of the transcript's text, at several hundred thousand lines a second.
+
+The text is made by QEMU's ``log`` trace backend and by ``-d invalid_mem``; one line a
+record (QEMU ``system/trace-events`` and ``memory_region_access_valid``). Any byte of it may be garbage: names of regions hold quotes and spaces, device
+messages need not end in a newline and then stand in front of the next record, and a line
+that is nothing known is kept as text (:attr:`Kind.OTHER`), never dropped.
+
+Records read here, with QEMU's source of each::
+
+    memory_region_ops_{read,write} cpu C mr P addr A value V size N name 'NAME'
+    memory_region_subpage_{read,write} cpu C mr P offset A value V size N
+    memory_region_ram_device_{read,write} cpu C mr P addr A value V size N
+    flatview_new P (root P)
+    Invalid {read,write} at addr A, size N, region 'NAME', reason: REASON
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from functools import lru_cache, partial
+from typing import Final, NamedTuple
+
+
+class Kind(enum.IntEnum):
+    """What a record reports."""
+
+    READ = 0
+    """A device's read callback returned ``value``."""
+    WRITE = 1
+    """A device's write callback is given ``value``."""
+    SUBPAGE_READ = 2
+    SUBPAGE_WRITE = 3
+    RAM_DEVICE_READ = 4
+    RAM_DEVICE_WRITE = 5
+    INVALID_READ = 6
+    """A read that the region does not allow; no callback ran."""
+    INVALID_WRITE = 7
+    FLATVIEW_NEW = 8
+    """A memory map was built: the topology changed, or QEMU looked whether it did."""
+    OTHER = 9
+    """Text that is none of these: a device's message, a plugin's line, garbage."""
+
+
+class Reason(enum.Enum):
+    """Why QEMU did not allow an access (rule R1), in its own words."""
+
+    REJECTED = "rejected"
+    """The region's ``accepts`` said no; also every unassigned address and write to ROM."""
+    UNALIGNED = "unaligned"
+    INVALID_SIZE = "invalid size"
+
+
+class Refusal(NamedTuple):
+    """The end of an ``Invalid …`` record. The limits are 0 unless the size was the reason."""
+
+    reason: Reason
+    size_min: int
+    size_max: int
+
+
+class Event(NamedTuple):
+    """One record.
+
+    ``cpu`` is the vCPU's index, -1 when none is at work (qtest, DMA, timers). ``mr`` is a
+    number that stands for the region within one run, 0 where the record has none; for
+    FLATVIEW_NEW it stands for the view's root region. ``address`` is a sum up the chain of
+    containers for the trace records (the bus address unless an alias is involved), the
+    offset within the region for refused ones (the address itself when unassigned).
+    ``value`` holds the ``size`` lowest bytes of the printed number; ``size`` is in bytes.
+    ``name`` is the region's, ``None`` where there is none or QEMU printed ``(null)``.
+    ``refusal`` is set for the INVALID kinds, ``text`` for OTHER (without its newline).
+    """
+
+    kind: Kind
+    cpu: int
+    mr: int
+    address: int
+    value: int
+    size: int
+    name: str | None
+    refusal: Refusal | None
+    text: str
+
+
+_make = partial(tuple.__new__, Event)
+
+_PREFIXES: Final = {
+    b"memory_region_ops_read": Kind.READ,
+    b"memory_region_ops_write": Kind.WRITE,
+    b"memory_region_subpage_read": Kind.SUBPAGE_READ,
+    b"memory_region_subpage_write": Kind.SUBPAGE_WRITE,
+    b"memory_region_ram_device_read": Kind.RAM_DEVICE_READ,
+    b"memory_region_ram_device_write": Kind.RAM_DEVICE_WRITE,
+    b"Invalid read": Kind.INVALID_READ,
+    b"Invalid write": Kind.INVALID_WRITE,
+    b"flatview_new": Kind.FLATVIEW_NEW,
+}
+
+# One record is cut into a head (kind, cpu, region: few different ones), two numbers, and
+# a tail (size and name: few different ones). Heads and tails are decoded once and cached,
+# so a record costs two int() and one tuple. Every quantifier is bounded by a byte class
+# that cannot match what follows it, so no input makes the matching slow.
+_RECORD: Final = (
+    rb"(memory_region_(?:ops|subpage|ram_device)_(?:read|write) "
+    rb"cpu -?[0-9]{1,9} mr (?:0x[0-9a-f]{1,16}|\(nil\))) "
+    rb"(?:addr|offset) 0x([0-9a-f]{1,16}) value 0x([0-9a-f]{1,16}) (size [0-9]{1,3}[^\n]*)\n"
+    rb"|(Invalid (?:read|write)) at addr 0x([0-9A-F]{1,16}), (size [0-9]{1,9}, region '[^\n]*)\n"
+)
+# A whole chunk is walked from line start to line start: a record, else any line at all.
+_LINE: Final = re.compile(_RECORD + rb"|([^\n]*\n)")
+_INSIDE: Final = re.compile(_RECORD + rb"|flatview_new 0x[0-9a-f]{1,16} \(root (?:0x[0-9a-f]{1,16}|"
+                            rb"\(nil\))\)\r?\n")
+
+_HEAD: Final = re.compile(rb"(\S+) cpu (-?[0-9]+) mr (?:0x([0-9a-f]+)|\(nil\))")
+_TAIL: Final = re.compile(rb"size ([0-9]+)(?: name '(.*)')?\r?", re.DOTALL)
+_REFUSED: Final = re.compile(
+    rb"size ([0-9]+), region '(.*)', reason: "
+    rb"(rejected|unaligned|invalid size(?: \(min:([0-9]{1,9}) max:([0-9]{1,9})\))?)\r?",
+    re.DOTALL)
+_FLATVIEW: Final = re.compile(
+    rb"flatview_new 0x([0-9a-f]{1,16}) \(root (?:0x([0-9a-f]{1,16})|\(nil\))\)\r?\n")
+
+_CACHE: Final = 1 << 14
+"""Different heads or tails remembered: a machine has some hundred regions; a hostile
+QEMU that invents names makes parsing slower, not larger."""
+
+TEXT_MAX_BYTES: Final = 4096
+"""Longest text kept of a line that is no record; the rest is cut and its length told."""
+
+
+@lru_cache(maxsize=_CACHE)
+def _head(head: bytes) -> tuple[Kind, int, int]:
+    found = _HEAD.fullmatch(head)
+    assert found, head  # _RECORD is stricter than _HEAD
+    return _PREFIXES[found[1]], int(found[2]), int(found[3] or b"0", 16)
+
+
+@lru_cache(maxsize=_CACHE)
+def _tail(tail: bytes) -> tuple[int, int, str | None] | None:
+    """(mask, size, name), or ``None`` for a tail that is not one."""
+    found = _TAIL.fullmatch(tail)
+    if not found:
+        return None
+    size = int(found[1])
+    name = None if found[2] is None else _text(found[2])
+    return (1 << 8 * size) - 1, size, name
+
+
+@lru_cache(maxsize=_CACHE)
+def _refused(tail: bytes) -> tuple[int, str | None, Refusal] | None:
+    """(size, name, refusal), or ``None`` for a tail that is not one."""
+    found = _REFUSED.fullmatch(tail)
+    if not found:
+        return None
+    name = None if found[2] == b"(null)" else _text(found[2])
+    reason = Reason.INVALID_SIZE if found[3].startswith(b"inv") else Reason(found[3].decode())
+    refusal = Refusal(reason, int(found[4] or b"0"), int(found[5] or b"0"))
+    return int(found[1]), name, refusal
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("utf-8", "backslashreplace")
+
+
+def parse(chunk: bytes) -> list[Event]:
+    """The events of a chunk of whole lines, in order; every line is in at least one event.
+
+    A last line without a newline is taken as if it had one.
+    """
+    if chunk and chunk[-1] != 0x0A:
+        chunk += b"\n"
+    out: list[Event] = []
+    add = out.append
+    for head, address, value, tail, invalid, where, why, other in _LINE.findall(chunk):
+        if head:
+            end = _tail(tail)
+            if end is not None:
+                kind, cpu, mr = _head(head)
+                mask, size, name = end
+                add(_make((kind, cpu, mr, int(address, 16), int(value, 16) & mask, size, name,
+                           None, "")))
+                continue
+        elif invalid:
+            refused = _refused(why)
+            if refused is not None:
+                size, name, refusal = refused
+                add(_make((_PREFIXES[invalid], -1, 0, int(where, 16), 0, size, name, refusal,
+                           "")))
+                continue
+        if head:  # it looked like a record up to its tail
+            word = b" offset 0x" if b"subpage" in head else b" addr 0x"
+            add(_other(head + word + address + b" value 0x" + value + b" " + tail))
+        elif invalid:
+            add(_other(invalid + b" at addr 0x" + where + b", " + why))
+        else:
+            _slow_line(other, out)
+    return out
+
+
+def _slow_line(line: bytes, out: list[Event]) -> None:
+    """A line that does not begin with a record: it may still hold one further on."""
+    flat = _FLATVIEW.match(line)
+    if flat:
+        out.append(_flatview(flat))
+        return
+    found = _INSIDE.search(line)
+    if not found:
+        out.append(_other(line[:-1]))
+        return
+    out.append(_other(line[:found.start()]))
+    rest = line[found.start():]
+    if rest.startswith(b"flatview_new"):
+        flat = _FLATVIEW.match(rest)
+        assert flat, rest
+        out.append(_flatview(flat))
+    else:
+        out.extend(parse(rest))
+
+
+def _flatview(found: re.Match[bytes]) -> Event:
+    return Event(Kind.FLATVIEW_NEW, -1, int(found[2] or b"0", 16), int(found[1], 16), 0, 0, None,
+                 None, "")
+
+
+def _other(raw: bytes) -> Event:
+    text = _text(raw[:TEXT_MAX_BYTES])
+    if len(raw) > TEXT_MAX_BYTES:
+        text += f" … {len(raw)} bytes"
+    return Event(Kind.OTHER, -1, 0, 0, 0, 0, None, None, text)
+
+
+def describe(event: Event) -> str:
+    """One readable line without the run's pointers, for reports and findings."""
+    if event.kind is Kind.OTHER:
+        return event.text
+    if event.kind is Kind.FLATVIEW_NEW:
+        return "memory map rebuilt"
+    where = "unassigned memory" if event.name is None else f"'{event.name}'"
+    if event.refusal is not None:
+        verb = "read" if event.kind is Kind.INVALID_READ else "write"
+        limits = (f" (allowed {event.refusal.size_min} to {event.refusal.size_max})"
+                  if event.refusal.reason is Reason.INVALID_SIZE else "")
+        return (f"refused {verb} of {event.size} at {event.address:#x} of {where}: "
+                f"{event.refusal.reason.value}{limits}")
+    by = "" if event.cpu < 0 else f" by cpu {event.cpu}"
+    word = event.kind.name.lower().replace("_", " ")
+    arrow = "->" if word.endswith("read") else "<-"
+    name = "" if event.name is None else f" of {where}"
+    return (f"{word} of {event.size} at {event.address:#x}{name}{by} "
+            f"{arrow} {event.value:#x}")
