@@ -251,7 +251,9 @@ class MemoryRegion:
 class IoEventFd:
     """A write QEMU swallows: it signals an event instead of calling the device.
 
-    ``data`` is compared only when given (``memory_region_add_eventfd`` with match_data).
+    ``addr`` is an offset in the region; ``size`` is bytes, 0 for any. ``data``, in the
+    device's byte order, is compared only when given (``memory_region_add_eventfd`` with
+    match_data, which is passed the target's order and turns it round).
     """
 
     __slots__ = ("addr", "data", "size")

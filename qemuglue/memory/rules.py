@@ -72,9 +72,11 @@ class Rules:
 
     def swallowed(self, region: MemoryRegion, offset: int, size: int, value: int) -> bool:
         """R2 (``memory_region_dispatch_write_eventfds``): an exact match of address and size,
-        and of the data where the eventfd asks for it, keeps the write from the device."""
+        and of the data where the eventfd asks for it, keeps the write from the device. One of
+        size 0 matches any write at its address (``memory_region_ioeventfd_equal``)."""
         return any(
-            fd.addr == offset and fd.size == size and fd.data in (None, value)
+            fd.addr == offset
+            and (fd.size == 0 or (fd.size == size and fd.data in (None, value)))
             for fd in region.ioeventfds
         )
 
