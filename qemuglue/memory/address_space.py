@@ -27,11 +27,13 @@ class AddressSpace:
 
     ``ops`` serves every device region that has no callbacks of its own; ``observer`` hears of
     refused accesses. ``target_big`` is the byte order of the target, which NATIVE devices have.
+    ``engaged`` holds the owners that are handling an access just now (R4): the spaces of one
+    machine share it, since a device's DMA goes through a space of its own.
     """
 
     def __init__(
         self, name: str, root: MemoryRegion, *, rules: Rules = RULES_10_0,
-        target_big: bool = False,
+        target_big: bool = False, engaged: set[object] | None = None,
     ) -> None:
         self.name = name
         self.root = root
@@ -41,8 +43,7 @@ class AddressSpace:
         self.observer: Observer | None = None
         #: Counts the views; every judged access belongs to one.
         self.generation = 0
-        #: Owners that are handling an access just now (R4).
-        self._engaged: set[object] = set()
+        self.engaged: set[object] = set() if engaged is None else engaged
         self._view: FlatView | None = None
 
     @property
@@ -177,11 +178,11 @@ class AddressSpace:
         ops = region.ops or self.ops
         if ops is None:
             return OK, 0
-        owner = self._guarded_owner(region)
-        if owner is not None and rules.blocked(owner in self._engaged):
-            return ACCESS_ERROR, 0
-        if owner is not None:
-            self._engaged.add(owner)
+        guarded = region.owner is not None and rules.guarded(region)
+        if guarded:
+            if rules.blocked(region.owner in self.engaged):
+                return ACCESS_ERROR, 0
+            self.engaged.add(region.owner)
         result = value = 0
         try:
             for piece in rules.pieces(contract, size, rules.big(contract, self.target_big)):
@@ -190,7 +191,8 @@ class AddressSpace:
                 value |= part << piece.shift if piece.shift >= 0 else part >> -piece.shift
                 result |= status
         finally:
-            self._engaged.discard(owner)
+            if guarded or rules.unguarded_releases:
+                self.engaged.discard(region.owner)
         return result, value & ((1 << size * 8) - 1)
 
     def dispatch_write(
@@ -210,11 +212,11 @@ class AddressSpace:
         ops = region.ops or self.ops
         if ops is None:
             return OK
-        owner = self._guarded_owner(region)
-        if owner is not None and rules.blocked(owner in self._engaged):
-            return ACCESS_ERROR
-        if owner is not None:
-            self._engaged.add(owner)
+        guarded = region.owner is not None and rules.guarded(region)
+        if guarded:
+            if rules.blocked(region.owner in self.engaged):
+                return ACCESS_ERROR
+            self.engaged.add(region.owner)
         result = OK
         try:
             for piece in rules.pieces(contract, size, rules.big(contract, self.target_big)):
@@ -224,15 +226,9 @@ class AddressSpace:
                     region, (offset + piece.delta) & MASK64, part, piece.size, attrs
                 )
         finally:
-            self._engaged.discard(owner)
+            if guarded or rules.unguarded_releases:
+                self.engaged.discard(region.owner)
         return result
-
-    @staticmethod
-    def _guarded_owner(region: MemoryRegion) -> object | None:
-        if region.readonly or region.is_ram:
-            return None
-        owner: object | None = region.owner
-        return owner
 
     def __repr__(self) -> str:
         return f"<AddressSpace {self.name!r} over {self.root.name!r}>"

@@ -53,8 +53,8 @@ class MemoryRegion:
 
     __slots__ = (
         "_children", "addr", "alias", "alias_offset", "backing", "container", "contract",
-        "enabled", "ioeventfds", "is_ram", "key", "kind", "name", "nonvolatile", "ops", "owner",
-        "priority", "readonly", "romd", "size", "terminates", "unmergeable",
+        "enabled", "guarded", "ioeventfds", "is_ram", "key", "kind", "name", "nonvolatile",
+        "ops", "owner", "priority", "readonly", "romd", "size", "terminates", "unmergeable",
     )
 
     def __init__(
@@ -93,6 +93,8 @@ class MemoryRegion:
         self.romd = kind is RegionKind.ROM_DEVICE
         self.nonvolatile = False
         self.unmergeable = False
+        #: False where the device opted out of the re-entrancy guard.
+        self.guarded = True
         self.is_ram = kind in RAM_KINDS
         self.ioeventfds: tuple[IoEventFd, ...] = ()
         #: Free for the room that made the region: its identity across runs, say.

@@ -47,8 +47,10 @@ class Rules:
     """The rules as QEMU 10.0 has them; the fields say what other versions do otherwise."""
 
     name: str = "10.0"
-    #: A device that is already handling an access may not be entered again (8.1, and 7.2.x).
+    #: A device that is already handling an access may not be entered again (8.1, and 7.2.6).
     reentrancy_guard: bool = True
+    #: The end of any access to a device's regions, guarded or not, lifts its guard (7.2).
+    unguarded_releases: bool = False
 
     def refusal(
         self, contract: Contract, offset: int, size: int, is_write: bool
@@ -87,6 +89,17 @@ class Rules:
         widened piece is done at the unrounded address.
         """
         return _split(size, contract.impl_min, contract.impl_max, big)
+
+    def guarded(self, region: MemoryRegion) -> bool:
+        """R4: whether an access to ``region`` engages its owner: not where the device opted
+        out, and never for memory, ROM devices and read-only regions."""
+        return (
+            self.reentrancy_guard
+            and region.guarded
+            and not region.readonly
+            and not region.is_ram
+            and region.kind is not RegionKind.ROM_DEVICE
+        )
 
     def blocked(self, engaged: bool) -> bool:
         """R4 (``access_with_adjusted_size``): whether a device already in I/O is refused."""
@@ -140,13 +153,16 @@ class Rules:
         return not attrs.memory or region.is_ram
 
 
-RULES_7_2 = Rules("7.2")
+RULES_7_2_UNGUARDED = Rules("7.2.0", reentrancy_guard=False)
+RULES_7_2 = Rules("7.2", unguarded_releases=True)
 RULES_10_0 = Rules("10.0")
 RULES_LATEST = Rules("11.1")
 
 
 def rules_for(version: tuple[int, ...]) -> Rules:
     """The rule set of a QEMU version, ``(10, 0, 2)`` for example."""
+    if version < (7, 2, 6) or (8,) <= version < (8, 1):
+        return RULES_7_2_UNGUARDED
     if version < (8,):
         return RULES_7_2
     if version < (11,):
