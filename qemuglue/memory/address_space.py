@@ -119,6 +119,8 @@ class AddressSpace:
                     return result
             elif rules.direct_write(region, attrs) and region.backing is not None:
                 n = min(n, len(region.backing) - offset)
+                if n <= 0:
+                    raise ModelError(f"region {region.name!r} has no byte {offset:#x}")
                 region.backing.write(offset, data[at : at + n])
             else:
                 n = rules.chunk(region.contract, n, offset)
