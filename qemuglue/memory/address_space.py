@@ -171,6 +171,8 @@ class AddressSpace:
     ) -> tuple[int, int]:
         """``memory_region_dispatch_read``: (result, value in the device's order), R2-R4."""
         rules = self.rules
+        while region.alias is not None:
+            region, offset = region.alias, (offset + region.alias_offset) & MASK64
         contract = region.contract
         reason = rules.refusal(contract, offset, size, False)
         if reason is not None:
@@ -203,6 +205,8 @@ class AddressSpace:
     ) -> int:
         """``memory_region_dispatch_write``: the result; ``value`` is in the device's order."""
         rules = self.rules
+        while region.alias is not None:
+            region, offset = region.alias, (offset + region.alias_offset) & MASK64
         contract = region.contract
         reason = rules.refusal(contract, offset, size, True)
         if reason is not None:

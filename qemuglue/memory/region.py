@@ -15,11 +15,11 @@ import enum
 from typing import TYPE_CHECKING, Any
 
 from qemuglue.errors import ModelError
-from qemuglue.memory.contract import UNASSIGNED_CONTRACT, Contract
+from qemuglue.memory.contract import UNASSIGNED_CONTRACT, Contract, Endian
+from qemuglue.memory.ops import BackingOps, MemoryRegionOps
 
 if TYPE_CHECKING:
     from qemuglue.memory.backing import Backing
-    from qemuglue.memory.ops import MemoryRegionOps
 
 #: Sizes and addresses are below or at 2^64: QEMU keeps sizes as Int128 for that one value.
 MAX_SIZE = 1 << 64
@@ -131,11 +131,12 @@ class MemoryRegion:
         cls, name: str, size: int, backing: Backing | None = None, **kw: Any
     ) -> MemoryRegion:
         """Host memory of a real device: mapped like RAM, accessed only by sized pieces."""
-        contract = kw.pop(
-            "contract", Contract(valid_min=1, valid_max=8, valid_unaligned=True,
-                                 impl_min=1, impl_max=8),
+        contract = Contract(
+            valid_min=1, valid_max=8, valid_unaligned=True,
+            impl_min=1, impl_max=8, impl_unaligned=True, endian=Endian.LITTLE,
         )
-        return cls(name, size, RegionKind.RAM_DEVICE, contract=contract, backing=backing, **kw)
+        kw = {"contract": contract, "ops": None if backing is None else BackingOps(), **kw}
+        return cls(name, size, RegionKind.RAM_DEVICE, backing=backing, **kw)
 
     @classmethod
     def io(
