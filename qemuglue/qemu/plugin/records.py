@@ -5,8 +5,8 @@ A record is one line of QEMU's log, written by ``access_log.c`` when an access i
     qg_access cpu 0 insn 0xea4c5 load size 4 order little vaddr 0xb0000010 paddr 0xb0000010 io 1 value 0x0 name 'pcie-mmcfg-mmio'
 
 ``insn`` is the virtual address of the instruction, ``order`` the byte order of the access,
-``value`` the number moved (as the CPU sees it). ``paddr``, ``io``, ``value`` and ``name`` may be
-``none``: QEMU cannot tell, or (value) is too old. In a name ``\\xNN`` stands for a quote, a
+``value`` the number moved (as the CPU sees it). ``none`` stands where QEMU cannot tell: ``paddr``
+and ``io`` together, ``value`` on an old QEMU, ``name``. In a name ``\\xNN`` stands for a quote, a
 backslash, or a byte that is not printable ASCII. Around the records stand ``qg_plugin api 4 target
 'x86_64'`` (at load), ``qg_limit N`` (quiet from here on) and, where QEMU ends by itself,
 ``qg_end seen N printed M``.
@@ -48,8 +48,9 @@ MAX_LINE = 4096
 
 _RECORD = re.compile(
     rb"qg_access cpu (\d{1,9}) insn 0x([0-9a-f]{1,16}) (load|store) size (\d{1,3})"
-    rb" order (little|big) vaddr 0x([0-9a-f]{1,16}) paddr (?:0x([0-9a-f]{1,16})|none)"
-    rb" io (0|1|none) value (?:0x([0-9a-f]{1,32})|none)"
+    rb" order (little|big) vaddr 0x([0-9a-f]{1,16})"
+    rb" paddr (?:0x([0-9a-f]{1,16}) io ([01])|none io none)"
+    rb" value (?:0x([0-9a-f]{1,32})|none)"
     rb" name (?:'((?:[ -&(-\[\]-~]|\\x[0-9a-f]{2})*)'|none)"
 )
 _EVENT = re.compile(
@@ -188,7 +189,7 @@ def _record(line: bytes) -> GuestAccess | None:
         cpu=int(cpu), instruction=int(insn, 16), store=way == b"store", size=bytes_moved,
         big_endian=order == b"big", virtual=int(virtual, 16),
         physical=None if physical is None else int(physical, 16),
-        is_io=None if io == b"none" else io == b"1", value=number,
+        is_io=None if io is None else io == b"1", value=number,
         name=None if name is None else _unescaped(name),
     )
 
@@ -323,7 +324,7 @@ class _Tally:
             self.leave(events)
             return
         address = access.physical if physical else access.virtual
-        assert address is not None, "QEMU knows the address where it knows the kind"
+        assert address is not None, "a record with io 0 or 1 has a physical address"
         claimed = [event for event in events if _touches(event, access, address)]
         self.leave(event for event in events if event not in claimed)
         match = _match(access, address, claimed)
