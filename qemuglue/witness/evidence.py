@@ -13,6 +13,7 @@ known to make it act, as the slow judge found (``known_sides``). Both are counte
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Container
 from dataclasses import dataclass
@@ -21,18 +22,25 @@ from qemuglue.memory.attrs import OK, MemTxAttrs
 from qemuglue.memory.contract import Reason
 from qemuglue.memory.flatview import UNASSIGNED
 from qemuglue.memory.region import MAX_SIZE, MemoryRegion, RegionKind
-from qemuglue.qemu.transcript import Event, EventKind, describe
+from qemuglue.memory.rules import Rules
+from qemuglue.qemu.events import Event, describe
+from qemuglue.qemu.events import Kind as EventKind
+from qemuglue.witness.dma import KICK_REGIONS, Kick
 
 MASK64 = MAX_SIZE - 1
 
 #: Regions that devices write to when they raise an interrupt.
 MSI_REGIONS = frozenset({"apic-msi", "gicv2m", "gicv3_its_translation", "translation"})
 
+#: Regions that may carry ioeventfds: QEMU swallows a matching write without a trace line, and
+#: no text of QEMU's says which are registered.
+EVENTFD_REGIONS = re.compile(r"virtio-pci-notify.*|virtio-pci|virtio-mmio|pci-testdev-.*")
+
 _OTHER = EventKind.OTHER
 _TOPOLOGY = EventKind.FLATVIEW_NEW
-_INVALID = EventKind.INVALID
-_READS = {RegionKind.RAM_DEVICE: EventKind.RAM_DEVICE_READ}
-_WRITES = {RegionKind.RAM_DEVICE: EventKind.RAM_DEVICE_WRITE}
+_INVALID = frozenset({EventKind.INVALID_READ, EventKind.INVALID_WRITE})
+_READ = EventKind.READ
+_WRITE = EventKind.WRITE
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +94,10 @@ class Evidence:
         self.targets: Container[str] = ()
         self.target_name = ""
         self.lenient = False
+        #: Set when a write was expected on a region with ioeventfds and no event came.
+        self.swallowed = False
+        #: Writes that started a DMA, since the last batch.
+        self.kicks: list[Kick] = []
         #: Told of every expectation that was met, when somebody wants shapes or an account.
         self.on_piece: Callable[[Expected, Event], None] | None = None
         self._bound: dict[int, MemoryRegion] = {}
@@ -108,6 +120,7 @@ class Evidence:
         self.pos = 0
         self.mismatch = None
         self.topology = False
+        self.kicks.clear()
 
     # -- the model's side ----------------------------------------------------------------------
 
@@ -133,7 +146,7 @@ class Evidence:
             return
         while self.pos < len(self.events):
             event = self.events[self.pos]
-            if event.kind is _INVALID:
+            if event.kind in _INVALID:
                 if self._is_refusal(event, region, offset, size, is_write, reason):
                     self.pos += 1
                     if self.on_piece is not None:
@@ -186,21 +199,27 @@ class Evidence:
         if base is None:
             base = self._base[region] = region.absolute()
         addr = (base + offset) & MASK64
-        kinds, plain = (_WRITES, EventKind.OP_WRITE) if is_write else (_READS, EventKind.OP_READ)
-        kind = kinds.get(region.kind, plain)
+        kind = _WRITE if is_write else _READ
+        if region.kind is RegionKind.RAM_DEVICE:
+            kind = EventKind.RAM_DEVICE_WRITE if is_write else EventKind.RAM_DEVICE_READ
         events = self.events
         while self.pos < len(events):
             event = events[self.pos]
             if (
-                event.kind is kind and event.addr == addr and event.size == size
+                event.kind is kind and event.address == addr and event.size == size
                 and (value is None or event.value == value) and self._binds(event, region)
             ):
                 self.pos += 1
                 if self.on_piece is not None:
                     self.on_piece(Expected(region, offset, size, is_write, value), event)
+                if value is not None and region.name in KICK_REGIONS:
+                    self.kicks.append(Kick(region, offset, size, value))
                 return event
             if not self._pass_by(event):
                 break
+        if is_write and EVENTFD_REGIONS.fullmatch(region.name):
+            self.swallowed = True
+            return None
         self._miss(Expected(region, offset, size, is_write, value))
         return None
 
@@ -217,16 +236,17 @@ class Evidence:
         event: Event, region: MemoryRegion, offset: int, size: int, is_write: bool,
         reason: Reason,
     ) -> bool:
-        name = None if region is UNASSIGNED else region.name
-        if not (
-            event.kind is _INVALID and event.addr == offset and event.size == size
-            and event.is_write == is_write and event.name == name
-            and event.reason is not None and event.reason.value == reason.value
+        refusal = event.refusal
+        if refusal is None or not (
+            event.address == offset and event.size == size
+            and (event.kind is EventKind.INVALID_WRITE) == is_write
+            and event.name == (None if region is UNASSIGNED else region.name)
+            and refusal.reason.value == reason.value
         ):
             return False
         contract = region.contract
         return reason is not Reason.INVALID_SIZE or (
-            event.minimum == contract.valid_min and event.maximum == contract.valid_max
+            refusal.size_min == contract.valid_min and refusal.size_max == contract.valid_max
         )
 
     def _pass_by(self, event: Event) -> bool:
@@ -242,12 +262,37 @@ class Evidence:
 
     def _is_side(self, event: Event) -> bool:
         name = event.name or ""
-        if event.kind is EventKind.OP_WRITE and name in MSI_REGIONS:
+        if event.kind is EventKind.WRITE and name in MSI_REGIONS:
             return True
         if (self.target_name, name) in self.known_sides:
             return True
         return self.lenient and name not in self.targets
 
+    @staticmethod
+    def describe_event(event: Event) -> str:
+        """The event in words, for an account."""
+        return describe(event)
+
     def _miss(self, expected: Expected) -> None:
         seen = self.events[self.pos] if self.pos < len(self.events) else None
         self.mismatch = Mismatch(expected, seen)
+
+
+class IoRootOps:
+    """The root of the I/O space: its pieces must be in the transcript like any device's, but
+    what it returns is a rule (R11), so the value is the model's own."""
+
+    def __init__(self, evidence: Evidence, rules: Rules) -> None:
+        self._evidence = evidence
+        self._rules = rules
+
+    def read(
+        self, region: MemoryRegion, offset: int, size: int, attrs: MemTxAttrs
+    ) -> tuple[int, int]:
+        result, _ = self._evidence.read(region, offset, size, attrs)
+        return result, self._rules.port_root_value(size)
+
+    def write(
+        self, region: MemoryRegion, offset: int, value: int, size: int, attrs: MemTxAttrs
+    ) -> int:
+        return self._evidence.write(region, offset, value, size, attrs)

@@ -6,10 +6,13 @@ Only accesses that lie inside one section take this road; what it does for RAM i
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from qemuglue.memory.address_space import AddressSpace
 from qemuglue.memory.attrs import UNSPECIFIED
 from qemuglue.memory.flatview import MemoryRegionSection
 from qemuglue.memory.region import MemoryRegion, RegionKind
+from qemuglue.witness.barriers import Barriers
 from qemuglue.witness.ram import TrackedBacking
 from qemuglue.witness.verdict import Kind
 
@@ -36,21 +39,35 @@ def is_io_root(region: MemoryRegion) -> bool:
 
 
 class FastMap:
-    """Entry i covers [starts[i], limits[i]) of the space; index by bisect over ``starts``."""
+    """Entry i covers [starts[i], limits[i]) of the space; index by bisect over ``starts``.
 
-    __slots__ = ("delta", "dirty", "kinds", "limits", "rdata", "sections", "starts", "wdata")
+    ``rbarrier`` and ``wbarrier`` say whether a read or a write there ends its batch: None no,
+    "after" it does, "solo" it is alone in its batch, "learnt" it depends on the offset.
+    """
 
-    def __init__(self, space: AddressSpace, *, ports: bool = False) -> None:
+    __slots__ = (
+        "delta", "dirty", "kinds", "limits", "rbarrier", "rdata", "sections", "starts",
+        "wbarrier", "wdata",
+    )
+
+    def __init__(
+        self, space: AddressSpace, barriers: Barriers,
+        unjudgeable: Callable[[MemoryRegion], str | None], *, ports: bool = False,
+    ) -> None:
         view = space.view
         rules = space.rules
         self.sections = view.cover
         self.starts = view.starts
         self.limits = [section.start + section.size for section in view.cover]
-        self.delta = [section.offset - section.start for section in view.cover]
+        self.delta = [
+            rules.region_offset(section, section.start) - section.start for section in view.cover
+        ]
         self.kinds = [kind_of(section, ports=ports) for section in view.cover]
         self.rdata: list[bytearray | None] = []
         self.wdata: list[bytearray | None] = []
         self.dirty: list[set[int]] = []
+        self.rbarrier: list[str | None] = []
+        self.wbarrier: list[str | None] = []
         for section in view.cover:
             backing = section.region.backing
             tracked = backing if isinstance(backing, TrackedBacking) else None
@@ -59,3 +76,12 @@ class FastMap:
             self.rdata.append(tracked.data if tracked is not None and readable else None)
             self.wdata.append(tracked.data if tracked is not None and writable else None)
             self.dirty.append(tracked.dirty if tracked is not None else set())
+            solo = "solo" if unjudgeable(section.region) else None
+            self.rbarrier.append(solo or _barrier(barriers, section.region, False))
+            self.wbarrier.append(solo or _barrier(barriers, section.region, True))
+
+
+def _barrier(barriers: Barriers, region: MemoryRegion, is_write: bool) -> str | None:
+    if is_write and barriers.always(region):
+        return "after"
+    return "learnt" if barriers.may(region, is_write) else None

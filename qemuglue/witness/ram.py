@@ -144,6 +144,18 @@ class RamWitness:
         stop = difference.offset + len(difference.qemu)
         backing.data[difference.offset : stop] = difference.qemu
 
+    def adopt_range(self, region: MemoryRegion, offset: int, size: int) -> bool:
+        """Take QEMU's bytes of one range over; whether they differed."""
+        source = self.sources.get(region)
+        backing = region.backing
+        if source is None or not isinstance(backing, TrackedBacking):
+            return False
+        theirs = source.read(offset, min(size, region.size - offset))
+        if backing.data[offset : offset + len(theirs)] == theirs:
+            return False
+        backing.data[offset : offset + len(theirs)] = theirs
+        return True
+
     def adopt_all(self) -> int:
         """Take everything over; the number of bytes that differed."""
         found = self.check_all()

@@ -6,11 +6,12 @@ to it. What is learnt (contracts, barriers, pairs of regions) outlives it in ``K
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from types import TracebackType
 
-from qemuglue.errors import QemuFailure
+from qemuglue.errors import QemuFailure, UsageError
 from qemuglue.memory.address_space import AddressSpace
 from qemuglue.memory.flatview import UNASSIGNED
 from qemuglue.memory.region import MemoryRegion, RegionKind
@@ -19,23 +20,24 @@ from qemuglue.mirror import Mirror
 from qemuglue.program.layout import Layout
 from qemuglue.program.operation import Operation
 from qemuglue.qemu.config import QemuConfig
+from qemuglue.qemu.events import Event, parse
 from qemuglue.qemu.process import QemuProcess
 from qemuglue.qemu.qtest import Qtest
-from qemuglue.qemu.transcript import Event, parse
 from qemuglue.witness.barriers import Barriers
 from qemuglue.witness.contracts import Contracts, Veto
-from qemuglue.witness.evidence import Evidence
+from qemuglue.witness.dma import FwCfgDma
+from qemuglue.witness.evidence import Evidence, IoRootOps
 from qemuglue.witness.face import HostFace, encode
 from qemuglue.witness.fastmap import FastMap, is_io_root
+from qemuglue.witness.pci import pci_setup
 from qemuglue.witness.ram import RamWitness, ram_regions
 from qemuglue.witness.ramsource import source_for
 
 #: An operation and the address it was resolved to.
 Step = tuple[Operation, int]
 
-#: Refreshes in a row that may still find the map changing before the harness goes on with
-#: what it has: a device that remaps on every monitor command would be waited for for ever.
-MAX_REFRESHES = 4
+#: What may be done before a program starts: nothing, or ``witness.pci``.
+SETUPS = ("", "pci")
 
 
 @dataclass(slots=True)
@@ -46,6 +48,8 @@ class Knowledge:
     barriers: Barriers = field(default_factory=Barriers)
     #: (region an operation was on, region its device then accessed), see ``Evidence``.
     sides: set[tuple[str, str]] = field(default_factory=set)
+    #: Region key to why its contract could not be learnt.
+    hopeless: dict[Hashable, str] = field(default_factory=dict)
 
 
 class Session:
@@ -53,21 +57,25 @@ class Session:
 
     def __init__(
         self, config: QemuConfig, *, knowledge: Knowledge | None = None,
-        setup: Sequence[Operation] = (), rules: Rules | None = None,
+        setup: str = "", rules: Rules | None = None, face: type[HostFace] = HostFace,
     ) -> None:
+        if setup not in SETUPS:
+            raise UsageError(f"unknown set-up {setup!r}; use one of {', '.join(SETUPS[1:])}")
         self.config = config
-        self.setup = tuple(setup)
+        self.setup = setup
         self.rules = rules or rules_for(config.build.version_tuple)
         self.knowledge = knowledge or Knowledge()
         self.process = QemuProcess(config)
         self.evidence = Evidence()
         self.evidence.known_sides = self.knowledge.sides
         self.ram = RamWitness()
+        self.dma = FwCfgDma()
         #: Everything sent since QEMU started, set-up included.
         self.journal: list[Step] = []
         self.learnt_now = False
         self.mirror: Mirror
         self.face: HostFace
+        self._face = face
         self.fast: FastMap
         self.fast_io: FastMap | None = None
         self._unknown: dict[MemoryRegion, str] = {}
@@ -91,7 +99,8 @@ class Session:
         self.process.close()
 
     def _start(self) -> None:
-        steps = [(op, op.place.offset) for op in self.setup if op.place is not None]
+        ops = pci_setup(self.process.monitor, self.config.target) if self.setup == "pci" else ()
+        steps = [(op, op.place.offset) for op in ops if op.place is not None]
         if steps:
             request = b"".join(encode(op, addr) for op, addr in steps)
             self.process.qtest.exchange(request, len(steps))
@@ -116,10 +125,19 @@ class Session:
             space.observer = self.evidence
         self._attach_ram()
         self._attach_contracts()
+        if self.mirror.io is not None and is_io_root(self.mirror.io.root):
+            self.mirror.io.root.ops = IoRootOps(self.evidence, self.rules)
         memory, io = self.mirror.memory, self.mirror.io
-        self.face = HostFace(memory, io)
-        self.fast = FastMap(memory)
-        self.fast_io = FastMap(io, ports=True) if io is not None else None
+        self.face = self._face(memory, io)
+        self.draw_fast_maps()
+
+    def draw_fast_maps(self) -> None:
+        """After a change of the map, or of what is known of barriers and contracts."""
+        memory, io, barriers = self.mirror.memory, self.mirror.io, self.knowledge.barriers
+        self.fast = FastMap(memory, barriers, self.unjudgeable)
+        self.fast_io = (
+            FastMap(io, barriers, self.unjudgeable, ports=True) if io is not None else None
+        )
 
     def _attach_ram(self) -> None:
         for region in ram_regions(self.mirror.memory.view):
@@ -135,16 +153,8 @@ class Session:
             self._unknown.pop(region, None)
             if isinstance(region.contract.accepts, Veto):
                 continue
-            region.contract = replace(
-                learned.contract,
-                accepts=Veto(
-                    learned,
-                    lambda offset, size, is_write, region=region: self.evidence.refused_next(
-                        region, offset, size, is_write
-                    ),
-                    self._note_learnt,
-                ),
-            )
+            veto = Veto(learned, partial(self.evidence.refused_next, region), self._note_learnt)
+            region.contract = replace(learned.contract, accepts=veto)
 
     def _note_learnt(self) -> None:
         self.learnt_now = True

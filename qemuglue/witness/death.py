@@ -1,0 +1,49 @@
+"""What a QEMU that ended by itself died of, as a signature that is the same on every host."""
+
+from __future__ import annotations
+
+import re
+import signal
+
+#: glibc's assert: ``PROGRAM: FILE:LINE: FUNCTION: Assertion `EXPRESSION' failed.``
+_LIBC = re.compile(r"^[^\n:]+: [^\n:]+:\d+: (?P<function>[^\n]+?): Assertion `(?P<what>[^\n]+)' failed",
+                   re.MULTILINE)
+#: GLib's: ``ERROR:FILE:LINE:FUNCTION: assertion failed: (EXPRESSION)`` or ``… code should not be
+#: reached``.
+_GLIB = re.compile(r"^(?:Bail out! )?ERROR:[^\n:]+:\d+:(?P<function>[^\n:]+): (?P<what>[^\n]+)",
+                   re.MULTILINE)
+#: ``hw_error``: ``qemu: hardware error: TEXT``.
+_HARDWARE = re.compile(r"^qemu: hardware error: (?P<what>[^\n]+)", re.MULTILINE)
+_SANITIZER = re.compile(r"ERROR: (?P<tool>\w+Sanitizer): (?P<what>[\w-]+)")
+_NUMBER = re.compile(r"0x[0-9a-fA-F]+|\b\d{2,}\b")
+
+#: Longest expression kept: signatures name folders' contents and are read by people.
+_LONGEST = 120
+
+
+def crash_signature(stderr: str, exit_code: int | None, sent_signal: int | None) -> str:
+    """``crash:assert:<function>:<expression>``, ``crash:signal:<name>``, …; no addresses,
+    line numbers or paths."""
+    sanitizer = _SANITIZER.search(stderr)
+    if sanitizer is not None:
+        return f"sanitizer:{sanitizer['tool']}:{sanitizer['what']}"
+    for pattern in (_LIBC, _GLIB):
+        found = pattern.search(stderr)
+        if found is not None:
+            function = found["function"].split("(")[0].split()[-1]
+            return f"crash:assert:{function}:{_plain(found['what'])}"
+    found = _HARDWARE.search(stderr)
+    if found is not None:
+        return f"crash:hw_error:{_plain(found['what'])}"
+    if sent_signal is not None:
+        try:
+            name = signal.Signals(sent_signal).name
+        except ValueError:
+            name = str(sent_signal)
+        return f"crash:signal:{name}"
+    return f"crash:exit:{exit_code}"
+
+
+def _plain(text: str) -> str:
+    text = text.removeprefix("assertion failed: ").strip()
+    return _NUMBER.sub("N", text)[:_LONGEST]

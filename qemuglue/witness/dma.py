@@ -1,0 +1,100 @@
+"""What a device was told to write into guest memory, decoded from the program itself.
+
+Only such ranges may be *adopted*: taken over from QEMU without a divergence. So far one device
+is decoded: QEMU's firmware configuration (fw_cfg), whose DMA runs inside the register write.
+Source: QEMU ``docs/specs/fw_cfg.rst`` and ``fw_cfg_dma_transfer``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from qemuglue.memory.address_space import MASK64, AddressSpace
+from qemuglue.memory.region import MemoryRegion
+
+#: Regions whose writes start a DMA that is decoded here.
+KICK_REGIONS = frozenset({"fwcfg.dma"})
+
+#: Bit 1 of the control word: copy from the configuration into guest memory.
+_READ = 0x02
+#: QEMU copies at most the length the guest gave, 32 bits; nothing here is longer than RAM.
+_STRUCTURE = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Kick:
+    """One piece written to a kick region, as the device saw it."""
+
+    region: MemoryRegion
+    offset: int
+    size: int
+    value: int
+
+
+class FwCfgDma:
+    """The DMA address register: high half, then low half (which starts), or both at once."""
+
+    def __init__(self) -> None:
+        self.address = 0
+
+    def write(self, kick: Kick) -> int | None:
+        """The address of the control structure if this write starts a transfer."""
+        if kick.size == 8 and kick.offset == 0:
+            start = kick.value
+        elif kick.size == 4 and kick.offset == 4:
+            start = self.address | kick.value
+        else:
+            if kick.size == 4 and kick.offset == 0:
+                self.address = kick.value << 32
+            return None
+        self.address = 0
+        return start
+
+
+def ranges(
+    dma: FwCfgDma, kicks: list[Kick], memory: AddressSpace
+) -> Iterator[tuple[MemoryRegion, int, int]]:
+    """(region, offset, size) of RAM that the kicks allow QEMU to have changed.
+
+    The structure is read from the model's RAM, so call this before anything else happens.
+    """
+    for kick in kicks:
+        start = dma.write(kick)
+        if start is None:
+            continue
+        header = _peek(memory, start, _STRUCTURE)
+        yield from _ram(memory, start, 4)
+        if header is None:
+            continue
+        control = int.from_bytes(header[0:4], "big")
+        length = int.from_bytes(header[4:8], "big")
+        if control & _READ:
+            yield from _ram(memory, int.from_bytes(header[8:16], "big"), length)
+
+
+def _peek(memory: AddressSpace, addr: int, size: int) -> bytes | None:
+    """Bytes of the model's RAM; None where something else answers."""
+    data = b""
+    while len(data) < size:
+        section = memory.view.lookup((addr + len(data)) & MASK64)
+        backing = section.region.backing
+        if backing is None or not memory.rules.direct_read(section.region):
+            return None
+        here = (addr + len(data)) & MASK64
+        n = min(size - len(data), section.start + section.size - here)
+        data += backing.read(here - section.start + section.offset, n)
+    return data
+
+
+def _ram(
+    memory: AddressSpace, addr: int, size: int
+) -> Iterator[tuple[MemoryRegion, int, int]]:
+    while size > 0:
+        section = memory.view.lookup(addr & MASK64)
+        here = addr & MASK64
+        n = min(size, section.start + section.size - here)
+        if section.region.backing is not None and section.region.is_ram:
+            yield section.region, here - section.start + section.offset, n
+        addr += n
+        size -= n

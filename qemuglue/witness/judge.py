@@ -1,0 +1,186 @@
+"""The slow judge: a program again, one operation at a time, in a fresh QEMU.
+
+Nothing is reported as a divergence that this judge has not seen for itself; ``confirm`` says
+k of n. ``replay`` is the same for people: it tells of every operation what the model says and
+what QEMU says.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypedDict
+
+from qemuglue.errors import QemuFailure, QemuHang
+from qemuglue.memory.rules import Rules
+from qemuglue.program.operation import Operation, Program
+from qemuglue.qemu.config import QemuConfig
+from qemuglue.witness.death import crash_signature
+from qemuglue.witness.face import HostFace
+from qemuglue.witness.lockstep import LockStep, RunEnd, Stop, Suspicion
+from qemuglue.witness.probe import learn_missing
+from qemuglue.witness.session import Knowledge, Session, Step
+from qemuglue.witness.verdict import Tally
+
+#: Fresh processes a preparation may use up: each death of a probed device costs one.
+MAX_PREPARATIONS = 24
+
+#: Times a suspicion is replayed.
+CONFIRM_TRIES = 3
+
+
+class Kind(enum.Enum):
+    """What a program does; the values are the words of ``replay --json``."""
+
+    NONE = "none"
+    DIVERGENCE = "divergence"
+    CRASH = "crash"
+    HANG = "hang"
+    SHUTDOWN = "shutdown"
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """``signature`` is free of addresses and paths; ``index`` is the operation's number."""
+
+    kind: Kind
+    signature: str = ""
+    index: int | None = None
+    suspicion: Suspicion | None = None
+    stderr: str = ""
+    transcript: bytes = b""
+    command: tuple[str, ...] = ()
+    error: str = ""
+
+
+class Evidence(TypedDict):
+    """What every judgement but "none" carries."""
+
+    transcript: bytes
+    command: tuple[str, ...]
+
+
+#: Called with each operation's index, step, and what model and QEMU say of it.
+OnStep = Callable[[int, Step, Sequence[str], Sequence[str]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """All that decides how a program is judged, apart from the program."""
+
+    config: QemuConfig
+    knowledge: Knowledge
+    setup: str = ""
+    rules: Rules | None = None
+    face: type[HostFace] = HostFace
+
+    def session(self) -> Session:
+        return Session(
+            self.config, knowledge=self.knowledge, setup=self.setup, rules=self.rules,
+            face=self.face,
+        )
+
+
+def prepare(scene: Scene) -> list[str]:
+    """Probe contracts in throw-away processes until none is missing; failures as sentences."""
+    failures: list[str] = []
+    for _ in range(MAX_PREPARATIONS):
+        with scene.session() as session:
+            missing = [
+                region for region in session.missing_contracts()
+                if region.key not in scene.knowledge.hopeless
+            ]
+            if not missing:
+                return failures
+            try:
+                failures += learn_missing(session)
+            except QemuFailure as error:
+                failures.append(f"probing ended with: {error}")
+    return failures
+
+
+def resolve(session: Session, operations: Sequence[Operation]) -> list[Step]:
+    """Steps at the addresses the present map gives them; raises ProgramError."""
+    layout = session.layout()
+    return [(op, layout.address_of(op) or 0) for op in operations]
+
+
+def replay(
+    scene: Scene, program: Program, *, on_step: OnStep | None = None, tally: Tally | None = None,
+    slow: bool = True,
+) -> Judgement:
+    """Judge ``program`` in a fresh QEMU; ``slow`` one operation at a time."""
+    with scene.session() as session:
+        steps = resolve(session, program.operations)
+        lockstep = LockStep(session, tally=tally, slow=slow)
+        if not slow:
+            return judgement(session, lockstep.run(steps), 0)
+        for index, step in enumerate(steps):
+            end = lockstep.run([step])
+            if on_step is not None:
+                model, seen = lockstep.account
+                if end.suspicion is not None:
+                    model, seen = list(end.suspicion.model), list(end.suspicion.qemu)
+                on_step(index, step, model, seen)
+            if end.stop is not Stop.DONE:
+                return judgement(session, end, index)
+        return Judgement(Kind.NONE)
+
+
+def confirm(
+    scene: Scene, program: Program, signature: str, *, tries: int = CONFIRM_TRIES
+) -> tuple[int, Judgement | None]:
+    """(times the slow judge found ``signature``, the first such judgement)."""
+    seen: Judgement | None = None
+    count = 0
+    for _ in range(tries):
+        found = replay(scene, program)
+        if found.signature == signature:
+            count += 1
+            seen = seen or found
+        elif count == 0:
+            break
+    return count, seen
+
+
+def judgement(session: Session, end: RunEnd, base: int) -> Judgement:
+    """What the end of a run amounts to, with the evidence at hand."""
+    process = session.process
+    evidence: Evidence = {
+        "transcript": process.transcript.tail(),
+        "command": tuple(process.command),
+    }
+    if end.stop is Stop.DONE:
+        return Judgement(Kind.NONE)
+    if end.suspicion is not None:
+        index = end.suspicion.index
+        return Judgement(
+            Kind.DIVERGENCE, divergence_signature(end.suspicion),
+            base + index if index is not None else None, end.suspicion,
+            stderr=process.stderr_tail(), **evidence,
+        )
+    assert end.error is not None
+    stderr = process.stderr_tail()
+    if isinstance(end.error, QemuHang):
+        return Judgement(
+            Kind.HANG, f"hang:{end.error.channel}", base + end.done, stderr=stderr,
+            error=str(end.error), **evidence,
+        )
+    status = process.exit_status()
+    if status.polite:
+        return Judgement(
+            Kind.SHUTDOWN, "shutdown", base + end.done, stderr=stderr, error=str(end.error),
+            **evidence,
+        )
+    signature = crash_signature(stderr, end.error.exit_code, end.error.signal)
+    return Judgement(
+        Kind.CRASH, signature, base + end.done, stderr=stderr, error=str(end.error), **evidence,
+    )
+
+
+def divergence_signature(suspicion: Suspicion) -> str:
+    """``divergence:<what>:<region kind>:<shape>``."""
+    shape = suspicion.step[0].verb if suspicion.step is not None else "end"
+    kind = suspicion.kind.value.replace(" ", "-")
+    return f"divergence:{suspicion.what}:{kind}:{shape}"
