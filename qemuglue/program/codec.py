@@ -67,8 +67,8 @@ class Meaning(IntEnum):
 
 
 # Plain tuples and numbers: naming attributes and enum members is half of decode's time.
-_VERBS: tuple[tuple[str, int | None, bool, str | None, Kind], ...] = tuple(
-    (info.name, info.size, info.is_write, info.space, info.kind)
+_VERBS: tuple[tuple[str, int | None, bool, str, Kind], ...] = tuple(
+    (info.name, info.size, info.is_write, info.space or "", info.kind)
     for info, count in ((VERBS[name], count) for name, count in VERB_SLOTS) for _ in range(count)
 )
 assert len(_VERBS) == 256, f"the verb byte has 256 values, the table {len(_VERBS)}"
@@ -120,7 +120,7 @@ def _operation(
 ) -> Operation:
     slot, aim_slot, selector, x, code, meaning, value = record
     verb, size, is_write, space, kind = _VERBS[slot]
-    if space is None:
+    if not space:
         if aim_slot == _RESET_AIM:
             return Operation(verb, None, 0)
         verb, size, is_write, space, kind = _INSTEAD

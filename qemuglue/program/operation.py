@@ -137,6 +137,27 @@ def _validate_value(op: Operation, info: VerbInfo) -> None:
                            f"give at most {limit:#x}")
 
 
+def recast(op: Operation, verb: str, size: int | None = None) -> Operation:
+    """``op`` done by another verb of the same space: place kept, the rest kept as far as it fits.
+
+    ``size`` counts for verbs without one of their own and is clamped to 1..MAX_LENGTH. A value
+    is cut to its low bytes; data bytes become a value, and a value becomes data, lowest byte
+    first; data is cut, or filled up with zeros.
+    """
+    info = VERBS[verb]
+    assert op.place is not None and info.space == op.info.space, f"{op.verb} recast as {verb}"
+    length = info.size or min(max(op.size if size is None else size, 1), MAX_LENGTH)
+    if not info.is_write:
+        return Operation(verb, op.place, length)
+    value = op.value or int.from_bytes(op.data[:8], "little")
+    if info.kind is Kind.FILL:
+        return Operation(verb, op.place, length, value & 0xFF)
+    if info.size is None:
+        data = op.data or value.to_bytes(8, "little")
+        return Operation(verb, op.place, length, 0, data[:length].ljust(length, b"\0"))
+    return Operation(verb, op.place, length, value & ((1 << 8 * length) - 1))
+
+
 @dataclass(frozen=True, slots=True)
 class Program:
     """A sequence of operations for one machine and command line.

@@ -1,0 +1,191 @@
+"""Mutation and crossover that keep a program a program. Seeded; every result is validated.
+
+One mutation does one thing to one operation or stretch of operations; :func:`mutate` stacks a
+few. Structure-blind byte mutation is libFuzzer's and works on ``codec``; this is for engines
+and tools that hold programs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from itertools import accumulate
+from random import Random
+from types import MappingProxyType
+
+from qemuglue.program.generate import DEFAULT_WEIGHTS, Generator, Weights
+from qemuglue.program.layout import Layout
+from qemuglue.program.operation import Operation, Program, recast
+from qemuglue.program.values import SPECIAL
+from qemuglue.program.verbs import ADDRESS_MASK, IO, MAX_LENGTH, PORT_MAX, VERBS, Kind
+
+#: Operations a mutated program keeps at most, unless the caller says otherwise.
+DEFAULT_MAX_OPS = 256
+#: Longest stretch one mutation inserts, deletes or copies.
+MAX_STRETCH = 8
+
+_WEIGHTS = MappingProxyType({
+    "insert": 4.0, "delete": 3.0, "duplicate": 2.0, "swap": 2.0, "place": 3.0, "verb": 2.0,
+    "value": 4.0, "size": 2.0, "nudge": 4.0,
+})
+
+#: The verbs an operation may turn into: the others of its space.
+_VERBS_OF = {
+    space: tuple(name for name, info in VERBS.items() if info.space == space)
+    for space in {info.space for info in VERBS.values()} - {None}
+}
+
+
+@dataclass(frozen=True, eq=False)
+class MutateOptions:
+    """How a mutator goes about it. ``weights`` are relative, by name of the mutation."""
+
+    weights: Mapping[str, float] = field(default_factory=lambda: _WEIGHTS)
+    max_ops: int = DEFAULT_MAX_OPS
+    #: Chance that another mutation follows; 0.5 stacks two on average.
+    more: float = 0.5
+    #: What inserted operations and new places are drawn with.
+    generate: Weights = DEFAULT_WEIGHTS
+
+
+DEFAULT_OPTIONS = MutateOptions()
+_Ops = list[Operation]
+
+
+def mutate(
+    rng: Random, program: Program, layout: Layout, options: MutateOptions = DEFAULT_OPTIONS,
+) -> Program:
+    """One mutant, valid and of at most ``max_ops`` operations; it may equal the original."""
+    return Mutator(layout, options).mutate(rng, program)
+
+
+def crossover(
+    rng: Random, first: Program, second: Program, max_ops: int = DEFAULT_MAX_OPS,
+) -> Program:
+    """A stretch of ``second`` in place of a stretch of ``first``, at most ``max_ops`` long.
+
+    Machine, args and mode are the first's.
+    """
+    mine, other = first.operations, second.operations
+    low, high = sorted(rng.randint(0, len(mine)) for _ in range(2))
+    start, stop = sorted(rng.randint(0, len(other)) for _ in range(2))
+    operations = mine[:low] + other[start:stop] + mine[high:]
+    return first.replace(operations=operations[:max_ops]).validate()
+
+
+class Mutator:
+    """Options worked out for one layout; make it once, mutate many times."""
+
+    def __init__(self, layout: Layout, options: MutateOptions = DEFAULT_OPTIONS) -> None:
+        self.layout = layout
+        self.options = options
+        self._generator = Generator(layout, options.generate)
+        table: dict[str, Callable[[Random, _Ops], None]] = {
+            "insert": self._insert, "delete": self._delete, "duplicate": self._duplicate,
+            "swap": self._swap, "place": self._place, "verb": self._verb, "value": self._value,
+            "size": self._size, "nudge": self._nudge,
+        }
+        self._steps = [table[name] for name in options.weights]
+        self._sums = list(accumulate(options.weights.values()))
+
+    def mutate(self, rng: Random, program: Program) -> Program:
+        """As the function of the same name."""
+        ops = list(program.operations)
+        while True:
+            step = rng.choices(self._steps, cum_weights=self._sums)[0]
+            (step if ops else self._insert)(rng, ops)
+            if rng.random() >= self.options.more:
+                break
+        return program.replace(operations=tuple(ops[:self.options.max_ops])).validate()
+
+    def _insert(self, rng: Random, ops: _Ops) -> None:
+        at = rng.randint(0, len(ops))
+        ops[at:at] = self._generator.operations(rng, rng.randint(1, MAX_STRETCH // 2))
+
+    def _delete(self, rng: Random, ops: _Ops) -> None:
+        at = rng.randrange(len(ops))
+        del ops[at:at + rng.randint(1, MAX_STRETCH)]
+
+    def _duplicate(self, rng: Random, ops: _Ops) -> None:
+        at, to = rng.randrange(len(ops)), rng.randint(0, len(ops))
+        ops[to:to] = ops[at:at + rng.randint(1, MAX_STRETCH)]
+
+    def _swap(self, rng: Random, ops: _Ops) -> None:
+        a, b = rng.randrange(len(ops)), rng.randrange(len(ops))
+        ops[a], ops[b] = ops[b], ops[a]
+
+    def _place(self, rng: Random, ops: _Ops) -> None:
+        """The place of another operation of the program, or a fresh one, of the same space."""
+        at = rng.randrange(len(ops))
+        op = ops[at]
+        givers = (rng.choice(ops), *self._generator.operations(rng, MAX_STRETCH))
+        for giver in givers:
+            if op.place and giver.place and giver.info.space == op.info.space \
+                    and giver.place != op.place:
+                ops[at] = Operation(op.verb, giver.place, op.size, op.value, op.data)
+                return
+
+    def _verb(self, rng: Random, ops: _Ops) -> None:
+        at = rng.randrange(len(ops))
+        if ops[at].place is not None:
+            ops[at] = recast(ops[at], rng.choice(_VERBS_OF[ops[at].info.space]))
+
+    def _value(self, rng: Random, ops: _Ops) -> None:
+        at = rng.randrange(len(ops))
+        op = ops[at]
+        if op.data:
+            number = int.from_bytes(op.data, "little")
+            data = _other(rng, number, op.size).to_bytes(op.size, "little")
+            ops[at] = Operation(op.verb, op.place, op.size, 0, data)
+        elif op.info.is_write:
+            size = 1 if op.info.kind is Kind.FILL else op.size
+            ops[at] = Operation(op.verb, op.place, op.size, _other(rng, op.value, size))
+
+    def _size(self, rng: Random, ops: _Ops) -> None:
+        """Another length for a byte string; another width for a sized verb."""
+        at = rng.randrange(len(ops))
+        op = ops[at]
+        if op.place is None:
+            return
+        if op.info.size is not None:
+            alike = [name for name in _VERBS_OF[op.info.space]
+                     if VERBS[name].kind is op.info.kind
+                     and VERBS[name].is_write is op.info.is_write]
+            ops[at] = recast(op, rng.choice(alike))
+            return
+        size = rng.choice((op.size - 1, op.size + 1, op.size // 2, op.size * 2,
+                           1 + rng.getrandbits(6), 1 + rng.randrange(MAX_LENGTH)))
+        ops[at] = recast(op, op.verb, size)
+
+    def _nudge(self, rng: Random, ops: _Ops) -> None:
+        """Move an access a few bytes, or to straddle an edge of the range it starts in."""
+        at = rng.randrange(len(ops))
+        op, space = ops[at], ops[at].info.space
+        address = self.layout.address_of(op, strict=False)
+        if address is None or space is None:
+            return
+        if rng.getrandbits(1):
+            address += rng.choice((-8, -4, -2, -1, 1, 2, 4, 8))
+        else:
+            found = self.layout.range_at(address, space)
+            address = rng.choice((found.start, found.start + found.size))
+            address -= rng.randint(0, min(op.size, 16))
+        address &= PORT_MAX if space == IO else ADDRESS_MASK
+        place = self.layout.place_of(address, space)
+        ops[at] = Operation(op.verb, place, op.size, op.value, op.data)
+
+
+def _other(rng: Random, value: int, size: int) -> int:
+    """A value near ``value`` or a telling one, ``size`` bytes wide."""
+    draw = rng.getrandbits(3)
+    if draw < 3:
+        value ^= 1 << rng.randrange(8 * size)
+    elif draw < 5:
+        value += rng.choice((-1, 1, -4, 4))
+    elif draw < 6:
+        value = rng.choice(SPECIAL)
+    elif draw < 7:
+        value = rng.getrandbits(8 * size)
+    else:
+        value = ~value
+    return value & ((1 << 8 * size) - 1)
