@@ -64,7 +64,8 @@ class MemoryRegionSection:
 
 
 class FlatView:
-    """An immutable map. ``sections`` are sorted, disjoint, at least one byte long.
+    """An immutable map. ``sections`` are sorted, disjoint, at least one byte long. ``root`` is
+    the region that was drawn (``view_root``), None for an empty view.
 
     ``cover`` is the same with the holes as sections of ``UNASSIGNED`` (offset = address), so
     that every address of the 64-bit space has exactly one; ``starts`` are its start addresses.
@@ -72,7 +73,7 @@ class FlatView:
 
     __slots__ = ("cover", "root", "sections", "starts")
 
-    def __init__(self, root: MemoryRegion, sections: list[MemoryRegionSection]) -> None:
+    def __init__(self, root: MemoryRegion | None, sections: list[MemoryRegionSection]) -> None:
         self.root = root
         self.sections = tuple(sections)
         self.cover = tuple(_fill(sections))
@@ -108,11 +109,42 @@ def _fill(sections: list[MemoryRegionSection]) -> Iterator[MemoryRegionSection]:
         yield MemoryRegionSection(at, MAX_SIZE - at, UNASSIGNED, at)
 
 
+def view_root(root: MemoryRegion) -> MemoryRegion | None:
+    """The region QEMU really draws for a space over ``root``, so that spaces can share views
+    (``memory_region_get_flatview_root``); None where nothing would show.
+
+    A root alias of the whole of another region, and a container whose only enabled child
+    starts at 0 and fits, are passed over. Their flags are lost, and the target of a passed
+    alias is drawn at its own ``addr``. Raises ModelError where the chain never ends.
+    """
+    region = root
+    for _ in range(MAX_DEPTH):
+        if not region.enabled:
+            return None
+        below: MemoryRegion | None = None
+        if region.alias is not None:
+            if region.alias_offset == 0 and region.size >= region.alias.size:
+                below = region.alias
+        elif not region.terminates:
+            enabled = [child for child in region._children if child.enabled]
+            if not enabled:
+                return None
+            child = enabled[0]
+            if len(enabled) == 1 and child.addr == 0 and region.size >= child.size:
+                below = child
+        if below is None:
+            return region
+        region = below
+    raise ModelError(f"region {root.name!r} is more than {MAX_DEPTH} levels deep")
+
+
 def render(root: MemoryRegion) -> FlatView:
     """Draw ``root``'s tree. Raises ModelError where the tree is too deep or too large."""
     painter = _Painter()
-    painter.paint(root, 0, 0, MAX_SIZE, False, False, False, 0)
-    return FlatView(root, _simplify(painter.drawn))
+    drawn = view_root(root)
+    if drawn is not None:
+        painter.paint(drawn, 0, 0, MAX_SIZE, False, False, False, 0)
+    return FlatView(drawn, _simplify(painter.drawn))
 
 
 def _simplify(drawn: list[MemoryRegionSection]) -> list[MemoryRegionSection]:

@@ -51,6 +51,8 @@ class Rules:
     reentrancy_guard: bool = True
     #: The end of any access to a device's regions, guarded or not, lifts its guard (7.2).
     unguarded_releases: bool = False
+    #: There is a debug attribute, and it lets a write reach ROM (10.0).
+    debug_writes_rom: bool = True
 
     def refusal(
         self, contract: Contract, offset: int, size: int, is_write: bool
@@ -81,6 +83,10 @@ class Rules:
             and (fd.size == 0 or (fd.size == size and fd.data in (None, value)))
             for fd in region.ioeventfds
         )
+
+    def port_root_value(self, size: int) -> int:
+        """R11 (``unassigned_io_read``): a port nobody claims reads all-ones, with result OK."""
+        return (1 << size * 8) - 1
 
     def pieces(self, contract: Contract, size: int, big: bool) -> tuple[Piece, ...]:
         """R3 (``access_with_adjusted_size``): the calls an accepted access is made of.
@@ -121,6 +127,11 @@ class Rules:
             contract.impl_unaligned,
         )
 
+    def region_offset(self, section: MemoryRegionSection, addr: int) -> int:
+        """R7: where in its region an address of ``section`` lies; behind an alias the section
+        starts somewhere inside the region."""
+        return addr - section.start + section.offset
+
     def clamp(self, section: MemoryRegionSection, addr: int, length: int) -> int:
         """R7 (``address_space_translate_internal``): bytes of ``length`` that belong to this
         section. Only RAM is clamped: an access to a device may run over its end."""
@@ -132,6 +143,10 @@ class Rules:
         """R8 (``flatview_read_continue``): results are ORed and the loop goes on."""
         return result | piece
 
+    def goes_on(self, result: int) -> bool:
+        """R8: whether the loop goes on with the next bytes after ``result``; C always does."""
+        return True
+
     def direct_read(self, region: MemoryRegion) -> bool:
         """R9 (``memory_access_is_direct``): whether a read copies memory."""
         if region.kind is RegionKind.ROM_DEVICE:
@@ -142,19 +157,20 @@ class Rules:
         """R9: whether a write copies memory. The region's own ``readonly`` counts, never the
         section's: through a read-only alias RAM is written all the same. A debug write goes
         to ROM as well."""
-        if attrs.debug and region.kind is RegionKind.ROM_DEVICE:
-            return region.romd
-        if not region.is_ram or region.kind is RegionKind.RAM_DEVICE:
-            return False
-        return attrs.debug or not region.readonly
+        if attrs.debug and self.debug_writes_rom:
+            return self.direct_read(region)
+        return (
+            region.is_ram and region.kind is not RegionKind.RAM_DEVICE and not region.readonly
+        )
 
     def allowed(self, region: MemoryRegion, attrs: MemTxAttrs) -> bool:
         """R8 (``flatview_access_allowed``): a RAM-only transaction may touch nothing else."""
         return not attrs.memory or region.is_ram
 
 
-RULES_7_2_UNGUARDED = Rules("7.2.0", reentrancy_guard=False)
-RULES_7_2 = Rules("7.2", unguarded_releases=True)
+RULES_7_2_UNGUARDED = Rules("7.2.0", reentrancy_guard=False, debug_writes_rom=False)
+RULES_7_2 = Rules("7.2", unguarded_releases=True, debug_writes_rom=False)
+RULES_8_1 = Rules("8.1", debug_writes_rom=False)
 RULES_10_0 = Rules("10.0")
 RULES_LATEST = Rules("11.1")
 
@@ -165,6 +181,8 @@ def rules_for(version: tuple[int, ...]) -> Rules:
         return RULES_7_2_UNGUARDED
     if version < (8,):
         return RULES_7_2
+    if version < (10,):
+        return RULES_8_1
     if version < (11,):
         return RULES_10_0
     return RULES_LATEST
