@@ -1,11 +1,11 @@
 """Typed events out of the transcript's text, at several hundred thousand lines a second.
 
 The text is made by QEMU's ``log`` trace backend and by ``-d invalid_mem``; one line a
-record (QEMU ``system/trace-events`` and ``memory_region_access_valid``). Any byte of it may be garbage: names of regions hold quotes and spaces, device
+record. Any byte of it may be garbage: names of regions hold quotes and spaces, device
 messages need not end in a newline and then stand in front of the next record, and a line
 that is nothing known is kept as text (:attr:`Kind.OTHER`), never dropped.
 
-Records read here, with QEMU's source of each::
+Records read here (QEMU ``system/trace-events`` and ``memory_region_access_valid``)::
 
     memory_region_ops_{read,write} cpu C mr P addr A value V size N name 'NAME'
     memory_region_subpage_{read,write} cpu C mr P offset A value V size N

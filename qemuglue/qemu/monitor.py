@@ -195,12 +195,12 @@ class Monitor:
         """Run one coroutine and turn every failure into one of ours."""
         try:
             return self._loop.run_until_complete(asyncio.wait_for(work, timeout_s))
-        except (asyncio.TimeoutError, TimeoutError):
+        except TimeoutError:
             self.close()
             raise QemuHang(channel=CHANNEL, timeout_s=timeout_s) from None
         except ExecuteError as error:
-            raise MonitorRefused(command, error_class=str(error.error.klass),
-                                 description=str(error.error.desc)) from None
+            raise MonitorRefused(command, error_class=error.error_class,
+                                 description=str(error)) from None
         except (QMPError, OSError, EOFError) as error:
             cause = self._root_cause(error)
         raise self._failure(cause) from cause
