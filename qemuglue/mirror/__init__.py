@@ -1,0 +1,33 @@
+"""The mirror: `info mtree` text -> model, kept equal to a live QEMU.
+
+The renderer never reads ``info mtree -f``; that text is compared with, and mined for what the
+tree text cannot tell. It starts and stops no QEMU, and it makes no access.
+
+============  ==============================================================================
+``mirror``    Mirror: take, refresh, compare
+``identity``  which lines of the text are the same region
+``model``     the regions as objects that survive every change
+``order``     siblings in QEMU's order, as far as it is known
+``infer``     learning from the flat views
+``facts``     what was learnt, counted
+``views``     the comparison of views
+``layout``    the views as programs see them
+============  ==============================================================================
+"""
+
+from qemuglue.mirror.facts import Inference
+from qemuglue.mirror.identity import RegionKey
+from qemuglue.mirror.mirror import Mirror, MirroredSpace, RefreshResult, Score
+from qemuglue.mirror.views import RangeLine, ViewDifference, type_of
+
+__all__ = [
+    "Inference",
+    "Mirror",
+    "MirroredSpace",
+    "RangeLine",
+    "RefreshResult",
+    "RegionKey",
+    "Score",
+    "ViewDifference",
+    "type_of",
+]

@@ -1,0 +1,435 @@
+"""The regions of one machine as model objects, kept through every change of its tree.
+
+A region that is printed again is the same MemoryRegion object again, whatever moved, so that
+evidence tied to it (a contract, a pointer of the trace) survives. One that is not printed any
+more (a BAR that is not mapped) is kept aside and comes back as itself.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from qemuglue.errors import ProtocolError
+from qemuglue.memory import Contract, MemoryRegion, RegionKind
+from qemuglue.mirror.facts import Facts, Pair
+from qemuglue.mirror.identity import Identity, RegionKey, Spec
+from qemuglue.mirror.order import arrange
+from qemuglue.qemu.mtree import TREE_COMMAND
+
+#: Aliases that show one another in a row. QEMU's own recursion ends a longer chain.
+MAX_ALIAS_CHAIN = 64
+#: Regions out of sight that are remembered; beyond it those away longest are forgotten.
+MAX_ASIDE = 20_000
+
+_KINDS = {
+    "ram": RegionKind.RAM, "rom": RegionKind.ROM, "romd": RegionKind.ROM_DEVICE,
+    "ramd": RegionKind.RAM_DEVICE,
+}
+_RAM = frozenset({RegionKind.RAM, RegionKind.ROM, RegionKind.RAM_DEVICE})
+#: Every machine's I/O space has this root, which answers itself (``memory_map_init``).
+_IO_ROOT = ("I/O", "io")
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What inference changes: facts, and the order of every container's children."""
+
+    facts: Facts
+    orders: dict[MemoryRegion, tuple[MemoryRegion, ...]]
+
+
+class Model:
+    """Regions, their tree, and the facts the text does not tell."""
+
+    def __init__(self) -> None:
+        self.facts = Facts()
+        self.labels = False
+        #: (name, root) of every address space, in print order; None: it has no root.
+        self.spaces: tuple[tuple[str, MemoryRegion | None], ...] = ()
+        #: Every region in sight, containers before their children.
+        self.regions: tuple[MemoryRegion, ...] = ()
+        #: Targets an alias may have, where its name leaves a doubt; likeliest first.
+        self.options: dict[MemoryRegion, tuple[MemoryRegion, ...]] = {}
+        #: Children of a container in the order QEMU prints them.
+        self.printed: dict[MemoryRegion, tuple[MemoryRegion, ...]] = {}
+        #: Whether a region answers itself as far as the text tells; facts come on top.
+        self._defaults: dict[MemoryRegion, bool] = {}
+        self._known: defaultdict[tuple[str, str], list[MemoryRegion]] = defaultdict(list)
+
+    # -- from the text -----------------------------------------------------------------
+
+    def update(self, identity: Identity) -> None:
+        """Bring every region to what the text says. Raises ProtocolError if that is no tree
+        of regions. Facts about what is still there are kept."""
+        matched = self._match(identity.regions)
+        self.labels = identity.labels
+        specs = _in_alias_order(identity.regions)
+        for spec in specs:
+            if spec not in matched:
+                matched[spec] = self._create(spec, matched)
+        before = set(self.regions)
+        moved = {
+            matched[spec] for spec in identity.regions
+            if matched[spec] not in before or _moved(spec, matched)
+        }
+        self._forget_pairs(moved)
+        for spec in identity.regions:
+            self._set(spec, matched)
+        self._restore(identity, matched)
+        self._place(identity, matched, moved, before)
+        self.regions = tuple(matched[spec] for spec in identity.regions)
+        self.spaces = tuple(
+            (name, None if root is None else matched[root]) for name, root in identity.spaces
+        )
+        self._forget(before)
+
+    def _match(self, specs: Sequence[Spec]) -> dict[Spec, MemoryRegion]:
+        """Regions that are known already. Among equals the one that changed least is taken."""
+        matched: dict[Spec, MemoryRegion] = {}
+        if not self._known:
+            return matched
+        groups: defaultdict[tuple[str, str], list[Spec]] = defaultdict(list)
+        for spec in specs:
+            groups[spec.node.owner.path, spec.name].append(spec)
+        for name, group in groups.items():
+            known = self._known.get(name)
+            if known is None:
+                continue
+            if len(group) == len(known) == 1:
+                if _fits(group[0], known[0]):
+                    matched[group[0]] = known[0]
+                continue
+            free = dict.fromkeys(sorted(known, key=lambda region: region.container is None))
+            for likeness in _LIKENESS:
+                for spec in group:
+                    if spec in matched:
+                        continue
+                    found = next((r for r in free if likeness(spec, r, matched)), None)
+                    if found is not None:
+                        matched[spec] = found
+                        del free[found]
+        return matched
+
+    def _create(self, spec: Spec, matched: dict[Spec, MemoryRegion]) -> MemoryRegion:
+        node = spec.node
+        owner = node.owner.path if node.owner.device else None
+        if spec.target is not None:
+            region = MemoryRegion.alias_of(
+                spec.name, matched[spec.target], node.target_offset, node.size, owner=owner
+            )
+        else:
+            region = MemoryRegion(
+                spec.name, node.size, RegionKind.CONTAINER, owner=owner, contract=Contract()
+            )
+        known = self._known[node.owner.path, spec.name]
+        taken = {other.key.index for other in known}
+        index = next(n for n in range(len(known) + 1) if n not in taken)
+        region.key = RegionKey(node.owner.path, spec.name, index)
+        known.append(region)
+        return region
+
+    def _set(self, spec: Spec, matched: dict[Spec, MemoryRegion]) -> None:
+        """Everything but the place in the tree."""
+        region, node = matched[spec], spec.node
+        region.size = 0 if region in self.facts.empty and node.size == 1 else node.size
+        region.nonvolatile = node.nonvolatile
+        region.enabled = node.enabled
+        if spec.target is not None:
+            region.alias_offset = node.target_offset
+            self.options.pop(region, None)
+            target = matched[spec.target]
+            if spec.options:
+                self.options[region] = tuple(matched[option] for option in spec.options)
+                target = self.facts.aliases.get(region, target)
+            region.alias = target
+            region.readonly = self.facts.readonly.get(region, False)
+        else:
+            self._defaults[region] = not spec.children
+            self._set_type(region, node.type)
+        if spec.parent is None:
+            region.priority = node.priority
+
+    def _set_type(self, region: MemoryRegion, kind: str) -> None:
+        device = kind in ("i/o", "container")
+        if device and region.kind is RegionKind.ROM_DEVICE:
+            # A ROM device out of ROMD mode prints as a device.
+            region.romd = False
+            return
+        region.kind = RegionKind.CONTAINER if device else _KINDS[kind]
+        region.is_ram = region.kind in _RAM
+        region.romd = region.kind is RegionKind.ROM_DEVICE
+        region.readonly = self.facts.readonly.get(region, region.kind is RegionKind.ROM)
+        if device:
+            self._set_terminates(region)
+        else:
+            region.terminates = True
+
+    def _set_terminates(self, region: MemoryRegion) -> None:
+        region.terminates = self.facts.terminates.get(region, self._defaults[region])
+        region.kind = RegionKind.IO if region.terminates else RegionKind.CONTAINER
+
+    def _restore(self, identity: Identity, matched: dict[Spec, MemoryRegion]) -> None:
+        """The one root known to answer itself in every machine."""
+        for name, root in identity.spaces:
+            if root is not None and (name, root.name) == _IO_ROOT:
+                region = matched[root]
+                self._defaults[region] = True
+                self._set_type(region, root.node.type)
+
+    def _place(
+        self, identity: Identity, matched: dict[Spec, MemoryRegion], moved: set[MemoryRegion],
+        before: set[MemoryRegion],
+    ) -> None:
+        """Put the tree together: what moved or is new is the newest of its priority
+        (``memory_region_readd_subregion``), everything else keeps its order."""
+        addresses = {matched[s]: (s.node.addr, s.node.priority) for s in identity.regions}
+        wanted: list[tuple[MemoryRegion, list[MemoryRegion]]] = []
+        printed: dict[MemoryRegion, tuple[MemoryRegion, ...]] = {}
+        for spec in identity.regions:
+            container = matched[spec]
+            children = tuple(matched[child] for child in spec.children)
+            if children:
+                printed[container] = children
+            old = container.subregions
+            inside = set(children)
+            if inside == set(old) and moved.isdisjoint(inside):
+                continue
+            fresh = _guess([c for c in children if c in moved], addresses)
+            kept = [c for c in old if c in inside and c not in moved]
+            wanted.append((container, fresh + kept))
+        for region in before:
+            if region not in addresses:
+                wanted.append((region, []))
+        self.printed = printed
+        for container, _ in wanted:
+            for child in container.subregions:
+                container.del_subregion(child)
+        for spec in identity.regions:
+            if spec.parent is None:
+                matched[spec].addr = spec.node.addr
+        for container, children_in_order in wanted:
+            pairs = self._hard_pairs(container, addresses) | self.facts.pairs.get(container, set())
+            order = arrange(children_in_order, lambda c: addresses[c][1], pairs)
+            if order is None:
+                # What was learnt contradicts the text by now: the text is right.
+                self.facts.pairs.pop(container, None)
+                pairs = self._hard_pairs(container, addresses)
+                order = arrange(children_in_order, lambda c: addresses[c][1], pairs)
+                assert order is not None, "print order contradicts itself"
+            for child in reversed(order):
+                container.add_subregion_overlap(addresses[child][0], child, addresses[child][1])
+
+    def _hard_pairs(
+        self, container: MemoryRegion, addresses: dict[MemoryRegion, tuple[int, int]]
+    ) -> set[Pair]:
+        """Neighbours that print in their true order: same address, same priority."""
+        printed = self.printed.get(container, ())
+        return {
+            (one, other) for one, other in pairwise(printed)
+            if addresses[one] == addresses[other]
+        }
+
+    def _forget_pairs(self, moved: set[MemoryRegion]) -> None:
+        for container, pairs in list(self.facts.pairs.items()):
+            pairs -= {pair for pair in pairs if not moved.isdisjoint(pair)}
+            if not pairs:
+                del self.facts.pairs[container]
+
+    def _forget(self, before: set[MemoryRegion]) -> None:
+        """Bound what is remembered of regions out of sight."""
+        here = set(self.regions)
+        aside = [r for group in self._known.values() for r in group if r not in here]
+        for region in aside[: max(0, len(aside) - MAX_ASIDE)]:
+            self._known[region.key.owner, region.key.name].remove(region)
+            self._defaults.pop(region, None)
+            self.facts.terminates.pop(region, None)
+            self.facts.readonly.pop(region, None)
+
+    # -- facts ---------------------------------------------------------------------------
+
+    def known_order(self, one: MemoryRegion, other: MemoryRegion) -> int | None:
+        """-1 if the text says that ``one`` lies over its sibling ``other``, 1 for the other way
+        round, None if it does not say."""
+        if one.priority != other.priority:
+            return -1 if one.priority > other.priority else 1
+        if one.addr != other.addr or one.container is None:
+            return None
+        for region in self.printed[one.container]:
+            if region is one:
+                return -1
+            if region is other:
+                return 1
+        raise AssertionError("no siblings")
+
+    def add_pair(self, first: MemoryRegion, second: MemoryRegion) -> bool:
+        """Learn that ``first`` lies over ``second``; False if that contradicts what is known."""
+        container = first.container
+        assert container is not None and container is second.container, "no siblings"
+        pairs = self.facts.pairs.setdefault(container, set())
+        if (first, second) in pairs:
+            return False
+        pairs.add((first, second))
+        if self._arrange(container):
+            return True
+        pairs.discard((first, second))
+        return False
+
+    def _arrange(self, container: MemoryRegion) -> bool:
+        children = container.subregions
+        addresses = {child: (child.addr, child.priority) for child in children}
+        pairs = self._hard_pairs(container, addresses) | self.facts.pairs.get(container, set())
+        order = arrange(children, lambda child: child.priority, pairs)
+        if order is None:
+            return False
+        _reorder(container, order)
+        return True
+
+    def set_terminates(self, region: MemoryRegion, value: bool) -> None:
+        """Learn whether a region answers itself. Only of ``i/o`` regions, the others do."""
+        assert not region.is_ram and region.alias is None, f"{region!r} is sure"
+        if value == self._defaults[region]:
+            self.facts.terminates.pop(region, None)
+        else:
+            self.facts.terminates[region] = value
+        self._set_terminates(region)
+
+    def set_readonly(self, region: MemoryRegion, value: bool) -> None:
+        if value == (region.kind is RegionKind.ROM):
+            self.facts.readonly.pop(region, None)
+        else:
+            self.facts.readonly[region] = value
+        region.readonly = value
+
+    def set_empty(self, region: MemoryRegion, empty: bool) -> None:
+        """Learn that a region of which the text says 1 byte has none, or one after all."""
+        (self.facts.empty.add if empty else self.facts.empty.discard)(region)
+        region.size = 0 if empty else 1
+
+    def set_unmergeable(self, region: MemoryRegion) -> None:
+        self.facts.unmergeable.add(region)
+        region.unmergeable = True
+
+    def set_target(self, alias: MemoryRegion, target: MemoryRegion) -> None:
+        """Learn which of its ``options`` an alias shows."""
+        options = self.options[alias]
+        assert target in options, f"{target!r} is no option of {alias!r}"
+        if target is options[0]:
+            self.facts.aliases.pop(alias, None)
+        else:
+            self.facts.aliases[alias] = target
+        alias.alias = target
+
+    def snapshot(self) -> Snapshot:
+        """The facts and the orders that hold now."""
+        return Snapshot(
+            self.facts.copy(), {container: container.subregions for container in self.printed}
+        )
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Go back to other facts of the same tree."""
+        self.facts = facts = snapshot.facts.copy()
+        for region in self.regions:
+            if region.alias is not None:
+                if region in self.options:
+                    region.alias = facts.aliases.get(region, self.options[region][0])
+                region.readonly = facts.readonly.get(region, False)
+            else:
+                region.readonly = facts.readonly.get(region, region.kind is RegionKind.ROM)
+                if region.kind in (RegionKind.IO, RegionKind.CONTAINER):
+                    self._set_terminates(region)
+            region.unmergeable = region in facts.unmergeable
+            if region.size <= 1:
+                region.size = 0 if region in facts.empty else 1
+        for container, order in snapshot.orders.items():
+            if container.subregions != order:
+                _reorder(container, order)
+
+
+def _reorder(container: MemoryRegion, order: Sequence[MemoryRegion]) -> None:
+    """Put the children of a container into another order, by adding them again."""
+    for child in container.subregions:
+        container.del_subregion(child)
+    for child in reversed(order):
+        container.add_subregion_overlap(child.addr, child, child.priority)
+
+
+def _guess(
+    children: list[MemoryRegion], addresses: dict[MemoryRegion, tuple[int, int]]
+) -> list[MemoryRegion]:
+    """The order of regions nothing is known about. Boards add regions by and large in address
+    order, and the newest lies on top: the higher address first. (Stable: equal addresses keep
+    the print order, which is true.)"""
+    return sorted(children, key=lambda child: -addresses[child][0])
+
+
+def _in_alias_order(specs: Iterable[Spec]) -> list[Spec]:
+    """Targets before the aliases that show them."""
+    order: list[Spec] = []
+    done: set[Spec] = set()
+    for spec in specs:
+        chain: list[Spec] = []
+        at: Spec | None = spec
+        while at is not None and at not in done:
+            chain.append(at)
+            if len(chain) > MAX_ALIAS_CHAIN:
+                raise ProtocolError(
+                    f"alias {spec.name!r} leads through more than {MAX_ALIAS_CHAIN} aliases",
+                    channel=TREE_COMMAND, text=spec.name,
+                )
+            at = at.target
+        for link in reversed(chain):
+            done.add(link)
+            order.append(link)
+    return order
+
+
+def _moved(spec: Spec, matched: dict[Spec, MemoryRegion]) -> bool:
+    region = matched[spec]
+    container = matched[spec.parent] if spec.parent is not None else None
+    return (
+        region.container is not container
+        or region.addr != spec.node.addr
+        or region.priority != spec.node.priority
+    )
+
+
+Likeness = Callable[[Spec, MemoryRegion, dict[Spec, MemoryRegion]], bool]
+
+
+def _fits(spec: Spec, region: MemoryRegion, _: object = None) -> bool:
+    """Whether the two can be one region at all: RAM stays RAM, an alias an alias."""
+    if spec.target is not None or region.alias is not None:
+        return spec.target is not None and region.alias is not None
+    return (spec.node.type in ("ram", "rom", "ramd")) == region.is_ram
+
+
+def _alike(spec: Spec, region: MemoryRegion, matched: dict[Spec, MemoryRegion]) -> bool:
+    """Nothing changed but the address."""
+    node = spec.node
+    container = matched.get(spec.parent) if spec.parent is not None else None
+    return (
+        _fits(spec, region)
+        and container is region.container
+        and node.size == max(region.size, 1)
+        and node.priority == region.priority
+        and (
+            spec.target is None
+            or (matched.get(spec.target) is region.alias
+                and node.target_offset == region.alias_offset)
+        )
+    )
+
+
+def _unmoved(spec: Spec, region: MemoryRegion, matched: dict[Spec, MemoryRegion]) -> bool:
+    return spec.node.addr == region.addr and _alike(spec, region, matched)
+
+
+def _same_size(spec: Spec, region: MemoryRegion, matched: dict[Spec, MemoryRegion]) -> bool:
+    return _fits(spec, region) and spec.node.size == max(region.size, 1)
+
+
+#: What makes two equals the same, sharpest first.
+_LIKENESS: tuple[Likeness, ...] = (_unmoved, _alike, _same_size, _fits)
