@@ -116,8 +116,9 @@ DEFECTS: dict[str, Defect] = {
     "stops-at-error": Defect("R8", "the loop stops at the first error", _StopsAtError),
     "rom-writable": Defect("R9", "read-only is ignored", _RomWritable),
     "ports-read-zero": Defect("R11", "unclaimed ports read zeros", _PortsReadZero),
-    "values-backwards": Defect("R20", "values are stored in the other order", _ValuesBackwards),
-    "fill-short": Defect("R20", "memset leaves out its last byte", _FillShort),
+    "values-backwards": Defect("R20", "values are stored in the other order",
+                               face=_ValuesBackwards),
+    "fill-short": Defect("R20", "memset leaves out its last byte", face=_FillShort),
 }
 
 #: What the canary target plants when nothing else is asked for.

@@ -98,7 +98,7 @@ def code_of(length: int) -> int:
 
 def decode(
     data: bytes, layout: Layout, machine: str, args: Sequence[str] = (),
-    max_ops: int = DEFAULT_MAX_OPS, mode: str = "stopped",
+    max_ops: int = DEFAULT_MAX_OPS, mode: str = "stopped", setup: str = "",
 ) -> Program:
     """The program that ``data`` means on this machine: at most ``max_ops`` operations, all valid.
 
@@ -112,7 +112,7 @@ def decode(
     operations = tuple([
         _operation(record, layout, rows, ports) for record in _RECORD.iter_unpack(body)
     ])
-    return Program(machine, tuple(args), operations, mode)
+    return Program(machine, tuple(args), operations, mode, setup)
 
 
 def _operation(

@@ -25,6 +25,7 @@ from qemuglue.program.verbs import (
     MEMORY,
     MODES,
     PORT_MAX,
+    SETUPS,
     VERBS,
     Kind,
     VerbInfo,
@@ -163,13 +164,14 @@ class Program:
     """A sequence of operations for one machine and command line.
 
     ``machine`` is ``TARGET/NAME``; ``args`` are words appended to QEMU's command line;
-    ``mode`` is one of ``MODES``. Immutable; nothing is checked until :meth:`validate`.
+    ``mode`` is one of ``MODES``, ``setup`` one of ``SETUPS``. Immutable; nothing is checked until :meth:`validate`.
     """
 
     machine: str
     args: tuple[str, ...] = ()
     operations: tuple[Operation, ...] = ()
     mode: str = "stopped"
+    setup: str = ""
 
     def canonical_text(self) -> str:
         """The one spelling of this program; ``text.parse`` gives the program back."""
@@ -178,6 +180,8 @@ class Program:
             lines.append(f"args {format_args(self.args)}")
         if self.mode != "stopped":
             lines.append(f"mode {self.mode}")
+        if self.setup:
+            lines.append(f"setup {self.setup}")
         lines.extend(map(format_operation, self.operations))
         return "\n".join(lines) + "\n"
 
@@ -197,6 +201,8 @@ class Program:
                                "write for instance x86_64/q35")
         if self.mode not in MODES:
             raise ProgramError(f"mode {self.mode[:40]!r}; use one of {', '.join(MODES)}")
+        if self.setup not in SETUPS:
+            raise ProgramError(f"set-up {self.setup[:40]!r}; write 'setup pci' or nothing")
         if len(self.args) > MAX_ARGS:
             raise ProgramError(f"more than {MAX_ARGS} arguments; use fewer devices")
         for arg in self.args:

@@ -77,7 +77,8 @@ def parse_script(
                            "give --machine TARGET/NAME")
     named = found if "/" in found else f"{machine.partition('/')[0]}/{found}"
     words = reader.args if reader.args is not None else shell.args if shell.machine else args
-    program = Program(named, words, tuple(reader.operations), reader.mode).validate()
+    program = Program(named, words, tuple(reader.operations), reader.mode,
+                      reader.setup).validate()
     return Script(program, tuple(reader.notes))
 
 
@@ -94,6 +95,8 @@ def format_script(program: Program, resolve: Resolver, header: bool = True) -> s
         if program.args:
             lines.append(f"{_MARK}args {format_args(program.args)}")
         lines.append(f"{_MARK}mode {program.mode}")
+        if program.setup:
+            lines.append(f"{_MARK}setup {program.setup}")
     lines.extend(format_command(op, resolve) for op in program.validate().operations)
     return "".join(f"{line}\n" for line in lines)
 
@@ -127,6 +130,7 @@ class _ScriptReader:
         self.machine = ""
         self.args: tuple[str, ...] | None = None
         self.mode = "stopped"
+        self.setup = ""
         self.line = 0
         self.text = ""
 
@@ -177,6 +181,8 @@ class _ScriptReader:
             self.machine = Program(value).validate().machine
         elif name == "mode":
             self.mode = Program("a/b", mode=value).validate().mode
+        elif name == "setup":
+            self.setup = Program("a/b", setup=value).validate().setup
         elif name == "args":
             try:
                 self.args = tuple(shlex.split(value))

@@ -97,6 +97,7 @@ class _Reader:
         self.machine = ""
         self.args: tuple[str, ...] | None = None
         self.mode = ""
+        self.setup = ""
         self.operations: list[Operation] = []
         self.headed = False
         self.line = 0
@@ -120,7 +121,7 @@ class _Reader:
         if not self.machine:
             raise ProgramError("no machine; add a line such as 'machine x86_64/q35'")
         return Program(self.machine, self.args or (), tuple(self.operations),
-                       self.mode or "stopped").validate()
+                       self.mode or "stopped", self.setup).validate()
 
     def _note(self, message: str) -> None:
         self.repairs.append(Repair(self.line, message, self.text[:80]))
@@ -153,6 +154,8 @@ class _Reader:
             self._machine(words)
         elif words[0] == "mode":
             self._mode(words)
+        elif words[0] == "setup":
+            self._setup(words)
         else:
             self._operation(words)
 
@@ -175,6 +178,12 @@ class _Reader:
         if len(words) != 2 or words[1] not in MODES:
             raise ProgramError(f"mode is one of {', '.join(MODES)}; write 'mode parked'")
         self.mode = words[1]
+
+    def _setup(self, words: list[str]) -> None:
+        self._setting("setup", bool(self.setup))
+        if len(words) != 2 or not words[1]:
+            raise ProgramError("setup takes one word; write 'setup pci'")
+        self.setup = Program("a/b", setup=words[1]).validate().setup
 
     def _args(self, rest: str) -> None:
         self._setting("args", self.args is not None)

@@ -35,6 +35,9 @@ MAX_INDEX: Final = 0xFFFF
 MAX_ARGS: Final = 8192
 #: How a machine may run while a program acts on it (``-S``, or a vCPU in a halt loop).
 MODES: Final = ("stopped", "parked")
+#: What may be done to a machine before a program's places are resolved: nothing, or PCI devices
+#: mapped as firmware would (no firmware runs under ``-S``).
+SETUPS: Final = ("", "pci")
 
 
 class Kind(Enum):

@@ -6,8 +6,10 @@ import re
 import signal
 
 #: glibc's assert: ``PROGRAM: FILE:LINE: FUNCTION: Assertion `EXPRESSION' failed.``
-_LIBC = re.compile(r"^[^\n:]+: [^\n:]+:\d+: (?P<function>[^\n]+?): Assertion `(?P<what>[^\n]+)' failed",
-                   re.MULTILINE)
+_LIBC = re.compile(
+    r"^[^\n:]+: [^\n:]+:\d+: (?P<function>[^\n]+?): Assertion `(?P<what>[^\n]+)' failed",
+    re.MULTILINE,
+)
 #: GLib's: ``ERROR:FILE:LINE:FUNCTION: assertion failed: (EXPRESSION)`` or ``… code should not be
 #: reached``.
 _GLIB = re.compile(r"^(?:Bail out! )?ERROR:[^\n:]+:\d+:(?P<function>[^\n:]+): (?P<what>[^\n]+)",

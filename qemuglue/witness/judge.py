@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypedDict
 
-from qemuglue.errors import QemuFailure, QemuHang
+from qemuglue.errors import QemuDied, QemuFailure, QemuHang, ResourceError
 from qemuglue.memory.rules import Rules
 from qemuglue.program.operation import Operation, Program
 from qemuglue.qemu.config import QemuConfig
@@ -37,6 +37,7 @@ class Kind(enum.Enum):
     DIVERGENCE = "divergence"
     CRASH = "crash"
     HANG = "hang"
+    RESOURCE = "resource"
     SHUTDOWN = "shutdown"
 
 
@@ -117,7 +118,10 @@ def replay(
         if not slow:
             return judgement(session, lockstep.run(steps), 0)
         for index, step in enumerate(steps):
-            end = lockstep.run([step])
+            try:
+                end = lockstep.run([step])
+            except QemuFailure as error:
+                return replace(failure_judgement(session, error), index=index)
             if on_step is not None:
                 model, seen = lockstep.account
                 if end.suspicion is not None:
@@ -149,7 +153,7 @@ def judgement(session: Session, end: RunEnd, base: int) -> Judgement:
     process = session.process
     evidence: Evidence = {
         "transcript": process.transcript.tail(),
-        "command": tuple(process.command),
+        "command": process.command,
     }
     if end.stop is Stop.DONE:
         return Judgement(Kind.NONE)
@@ -176,6 +180,27 @@ def judgement(session: Session, end: RunEnd, base: int) -> Judgement:
     signature = crash_signature(stderr, end.error.exit_code, end.error.signal)
     return Judgement(
         Kind.CRASH, signature, base + end.done, stderr=stderr, error=str(end.error), **evidence,
+    )
+
+
+def failure_judgement(session: Session, error: QemuFailure) -> Judgement:
+    """A failure outside an exchange: on the monitor, at a refresh, by flooding a limit."""
+    process = session.process
+    stderr = process.stderr_tail()
+    evidence: Evidence = {"transcript": process.transcript.tail(), "command": process.command}
+    if isinstance(error, QemuDied):
+        if process.exit_status().polite:
+            return Judgement(Kind.SHUTDOWN, "shutdown", stderr=stderr, **evidence)
+        signature = crash_signature(stderr, error.exit_code, error.signal)
+        return Judgement(Kind.CRASH, signature, stderr=stderr, error=str(error), **evidence)
+    if isinstance(error, QemuHang):
+        return Judgement(
+            Kind.HANG, f"hang:{error.channel}", stderr=stderr, error=str(error), **evidence
+        )
+    what = error.what if isinstance(error, ResourceError) else "protocol"
+    return Judgement(
+        Kind.RESOURCE, f"resource:{what.replace(' ', '-')}", stderr=stderr, error=str(error),
+        **evidence,
     )
 
 

@@ -67,6 +67,10 @@ class Suspicion:
     model: tuple[str, ...]
     qemu: tuple[str, ...]
     region: str = ""
+    #: Names of the regions the operation's bytes lie in.
+    targets: tuple[str, ...] = ()
+    #: Region of the event that did not fit, if there was one.
+    seen_region: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +202,8 @@ class LockStep:
         judged = self._judge(steps, lines, base)
         if isinstance(judged, Suspicion):
             # A death explains what is missing; the death is the finding.
-            if error is None or (judged.index is not None and judged.index < base + len(lines) - 1):
+            last = base + len(lines) - 1
+            if error is None or (judged.index is not None and judged.index < last):
                 return RunEnd(Stop.SUSPICION, base + len(lines), judged)
         if error is not None:
             stop = Stop.DIED if isinstance(error, QtestDied) else Stop.HANG
@@ -498,4 +503,6 @@ class LockStep:
         return Suspicion(
             index, (op, addr & MASK64), self._kind(op, addr), what,
             (*self.account[0], model), (*self.account[1], seen), region,
+            tuple(section.region.name for section in self._sections(op, addr)),
+            mismatch.seen.name if mismatch.seen is not None else None,
         )

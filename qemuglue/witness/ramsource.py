@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 
 from qemuglue.errors import QemuglueError
 from qemuglue.memory.address_space import AddressSpace
 from qemuglue.memory.region import MemoryRegion
-from qemuglue.qemu.guest_ram import ProcMem, SharedRam
+from qemuglue.qemu.guest_ram import Hva, ProcMem, SharedRam, hva_of
 from qemuglue.qemu.libc import differing_ranges
 from qemuglue.qemu.process import QemuProcess
 from qemuglue.witness.ram import MAX_PROCMEM, Coverage, RamSource
@@ -28,10 +29,11 @@ class SharedSource:
         return bytes(self._ram.view[offset : offset + size])
 
     def differing(self, offset: int, expected: memoryview) -> Iterator[tuple[int, int]]:
-        return differing_ranges(self._ram.view[offset : offset + len(expected)], expected)
+        with self._ram.view[offset : offset + len(expected)] as ours:
+            yield from differing_ranges(ours, expected)
 
     def extents(self) -> Iterable[tuple[int, int]]:
-        return self._ram.extents()
+        return data_extents(self._ram.fd, self._ram.size)
 
 
 class ProcSource:
@@ -60,19 +62,32 @@ class ProcSource:
 
 
 def source_for(
-    process: QemuProcess, memory: AddressSpace, region: MemoryRegion
+    process: QemuProcess, procmem: ProcMem, memory: AddressSpace, region: MemoryRegion
 ) -> RamSource | None:
     """The best source for a region in view of ``memory``, or None."""
-    shared = process.shared_ram
+    shared = process.ram
     if shared is not None and region.name == process.config.ram_id and region.size == shared.size:
         return SharedSource(shared)
     if region.size > MAX_PROCMEM:
         return None
     section = next(s for s in memory.view.sections if s.region is region)
     try:
-        host = process.hva(section.start)
+        found = hva_of(process.monitor, section.start)
     except QemuglueError:
         return None
-    if host is None:
+    if not isinstance(found, Hva) or found.region != region.name:
         return None
-    return ProcSource(process.procmem, host - section.offset, region.size)
+    return ProcSource(procmem, found.address - section.offset, region.size)
+
+
+def data_extents(fd: int, size: int) -> Iterator[tuple[int, int]]:
+    """(offset, size) of the parts of a file that are not holes: RAM nobody touched is one."""
+    at = 0
+    while at < size:
+        try:
+            start = os.lseek(fd, at, os.SEEK_DATA)
+        except OSError:  # ENXIO: only a hole is left
+            return
+        stop = os.lseek(fd, start, os.SEEK_HOLE)
+        yield start, min(stop, size) - start
+        at = stop

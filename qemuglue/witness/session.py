@@ -19,10 +19,11 @@ from qemuglue.memory.rules import Rules, rules_for
 from qemuglue.mirror import Mirror
 from qemuglue.program.layout import Layout
 from qemuglue.program.operation import Operation
+from qemuglue.program.verbs import SETUPS
 from qemuglue.qemu.config import QemuConfig
 from qemuglue.qemu.events import Event, parse
+from qemuglue.qemu.guest_ram import ProcMem
 from qemuglue.qemu.process import QemuProcess
-from qemuglue.qemu.qtest import Qtest
 from qemuglue.witness.barriers import Barriers
 from qemuglue.witness.contracts import Contracts, Veto
 from qemuglue.witness.dma import FwCfgDma
@@ -30,14 +31,12 @@ from qemuglue.witness.evidence import Evidence, IoRootOps
 from qemuglue.witness.face import HostFace, encode
 from qemuglue.witness.fastmap import FastMap, is_io_root
 from qemuglue.witness.pci import pci_setup
-from qemuglue.witness.ram import RamWitness, ram_regions
+from qemuglue.witness.ram import RamSource, RamWitness, ram_regions
 from qemuglue.witness.ramsource import source_for
 
 #: An operation and the address it was resolved to.
 Step = tuple[Operation, int]
 
-#: What may be done before a program starts: nothing, or ``witness.pci``.
-SETUPS = ("", "pci")
 
 
 @dataclass(slots=True)
@@ -79,6 +78,9 @@ class Session:
         self.fast: FastMap
         self.fast_io: FastMap | None = None
         self._unknown: dict[MemoryRegion, str] = {}
+        self._procmem: ProcMem | None = None
+        #: How many steps of the journal are the set-up's.
+        self.setup_length = 0
 
     def __enter__(self) -> Session:
         self.process.__enter__()
@@ -96,16 +98,21 @@ class Session:
         self.close()
 
     def close(self) -> None:
-        self.process.close()
+        """End QEMU; nothing is asked of it any more."""
+        if self._procmem is not None:
+            self._procmem.close()
+            self._procmem = None
+        self.process.close(soft=False)
 
     def _start(self) -> None:
         ops = pci_setup(self.process.monitor, self.config.target) if self.setup == "pci" else ()
         steps = [(op, op.place.offset) for op in ops if op.place is not None]
         if steps:
             request = b"".join(encode(op, addr) for op, addr in steps)
-            self.process.qtest.exchange(request, len(steps))
+            self.process.channel.exchange(request, len(steps))
             self.journal.extend(steps)
-        self.target_big = Qtest(self.process.qtest).endianness() == "big"
+            self.setup_length = len(steps)
+        self.target_big = self.process.endianness == "big"
         self.process.monitor.round_trip()
         self.process.monitor.events()
         self.mirror = Mirror.take(self.process.monitor.hmp)
@@ -142,7 +149,12 @@ class Session:
     def _attach_ram(self) -> None:
         for region in ram_regions(self.mirror.memory.view):
             if region not in self.ram.sources and region not in self.ram.uncovered:
-                self.ram.add(region, source_for(self.process, self.mirror.memory, region))
+                self.ram.add(region, self._source(region))
+
+    def _source(self, region: MemoryRegion) -> RamSource | None:
+        if self._procmem is None:
+            self._procmem = ProcMem(self.process.pid)
+        return source_for(self.process, self._procmem, self.mirror.memory, region)
 
     def _attach_contracts(self) -> None:
         for region in self.device_regions():
@@ -208,7 +220,7 @@ class Session:
 
     def exchange(self, request: bytes, replies: int) -> list[bytes]:
         """Send a batch; the reply lines. Raises QtestDied or QtestHang with what came."""
-        lines = self.process.qtest.exchange(request, replies).split(b"\n")
+        lines = self.process.channel.exchange(request, replies).split(b"\n")
         lines.pop()
         return lines
 

@@ -1,0 +1,274 @@
+"""The inside of a campaign: execute programs one after another and deal with what happens.
+
+One QEMU serves many programs; its mirror and the model follow it. It is replaced when it dies,
+hangs, is suspected of a divergence, or has served ``SESSION_OPERATIONS`` operations. A
+suspicion goes to the slow judge first: the program alone in a fresh QEMU, then everything that
+QEMU had been told; what cannot be shown again is counted as flaky, never as a finding.
+
+Rules for merging what happens, in this order: a death or hang is a finding; a confirmed
+divergence is a finding; the same signature again is only counted; a guest that switches itself
+off or resets is an outcome.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from qemuglue.campaign.findings import Finding, details, write_finding
+from qemuglue.errors import QemuFailure
+from qemuglue.program.layout import Layout
+from qemuglue.program.operation import Operation, Place, Program
+from qemuglue.witness.judge import (
+    CONFIRM_TRIES,
+    Judgement,
+    Kind,
+    Scene,
+    confirm,
+    failure_judgement,
+    judgement,
+    prepare,
+    replay,
+    resolve,
+)
+from qemuglue.witness.lockstep import LockStep, RunEnd, Stop
+from qemuglue.witness.probe import learn_missing
+from qemuglue.witness.session import Session, Step
+from qemuglue.witness.verdict import Kind as RowKind
+from qemuglue.witness.verdict import Tally, Verdict
+
+#: A session ends after this many operations: what a finding needs to be shown again stays
+#: short, and a device wedged by one program does not swallow the rest of the campaign.
+SESSION_OPERATIONS = 20_000
+
+#: RAM is compared whole every so many programs; in between only the pages the model wrote.
+FULL_RAM_EVERY = 64
+
+#: One signature is confirmed this often; after that it is counted and the session replaced.
+CONFIRMATIONS = 2
+
+#: A program longer than this is first tried in its shorter forms by the slow judge.
+LONGEST_PREFIX = 20_000
+
+
+@dataclass(slots=True)
+class Progress:
+    """What a campaign shows while it runs; everything is a total."""
+
+    tally: Tally = field(default_factory=Tally)
+    programs: int = 0
+    restarts: int = 0
+    deaths: int = 0
+    shutdowns: int = 0
+    flaky: int = 0
+    signatures: Counter[str] = field(default_factory=Counter)
+    findings: list[str] = field(default_factory=list)
+    regions: set[str] = field(default_factory=set)
+    shapes: set[object] = field(default_factory=set)
+    notes: list[str] = field(default_factory=list)
+
+
+class Explorer:
+    """Executes programs on one machine. ``folder`` receives findings; use ``close``."""
+
+    def __init__(
+        self, scene: Scene, folder: Path, *, seed: int | None, defect: str = "",
+        want_features: bool = False, on_finding: Callable[[Finding], None] | None = None,
+    ) -> None:
+        self.scene = scene
+        self.folder = folder
+        self.seed = seed
+        self.defect = defect
+        self.on_finding = on_finding
+        self.progress = Progress()
+        #: What the last program reached: hashable facts, for the coverage feedback.
+        self.features: set[object] | None = set() if want_features else None
+        self._session: Session | None = None
+        self._layout: Layout | None = None
+        self._since_full = 0
+        self._base = ""
+
+    # -- life cycle ----------------------------------------------------------------------------
+
+    def start(self) -> Layout:
+        """Learn the contracts, start the first session; its layout."""
+        self.progress.notes.extend(prepare(self.scene))
+        return self.layout
+
+    @property
+    def layout(self) -> Layout:
+        """The layout right after set-up: what program bytes are decoded against."""
+        if self._layout is None:
+            self._layout = self.session().layout()
+        return self._layout
+
+    def session(self) -> Session:
+        """The running session, started if there is none."""
+        if self._session is None:
+            session = self.scene.session()
+            session.__enter__()
+            self._session = session
+            self._since_full = 0
+            if session.missing_contracts():
+                self._learn(session)
+                return self.session()
+        return self._session
+
+    def _learn(self, session: Session) -> None:
+        """Regions came into view that nobody probed: do it here and throw this QEMU away."""
+        try:
+            self.progress.notes.extend(learn_missing(session))
+        except QemuFailure as error:
+            self.progress.notes.append(f"probing ended with: {error}")
+        self._drop()
+
+    def _drop(self) -> None:
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+            self.progress.restarts += 1
+
+    def close(self) -> None:
+        """Compare RAM a last time and end QEMU."""
+        if self._session is not None:
+            self._final_check(self._session)
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+
+    # -- executing -------------------------------------------------------------------------------
+
+    def execute(self, program: Program, data: bytes = b"") -> bool:
+        """Perform and judge one program; False when it led to a finding (new or known)."""
+        session = self.session()
+        steps = resolve(session, program.operations)
+        if self.features is not None:
+            self.features.clear()
+        lockstep = LockStep(session, tally=self.progress.tally, features=self.features)
+        self.progress.programs += 1
+        clean = True
+        try:
+            end = lockstep.run(steps)
+            self._since_full += 1
+            if end.stop is Stop.DONE and self._since_full >= FULL_RAM_EVERY:
+                self._since_full = 0
+                suspicion = lockstep.check_ram(full=True)
+                if suspicion is not None:
+                    end = replace(end, stop=Stop.SUSPICION, suspicion=suspicion)
+            if end.stop is not Stop.DONE:
+                clean = self._stopped(judgement(session, end, 0), program, session, data)
+        except QemuFailure as error:
+            clean = self._failed(error, program, session, data)
+        if self._session is not None:
+            if session.missing_contracts():
+                self._learn(session)
+            elif len(session.journal) > SESSION_OPERATIONS:
+                self._final_check(session)
+                self._drop()
+        if self.features is not None:
+            self.progress.shapes.update(self.features)
+        return clean
+
+    def _final_check(self, session: Session) -> None:
+        """Every byte of RAM once more before a session ends."""
+        try:
+            suspicion = LockStep(session, tally=self.progress.tally).check_ram(full=True)
+        except QemuFailure:
+            return
+        if suspicion is None:
+            return
+        found = judgement(session, RunEnd(Stop.SUSPICION, 0, suspicion), 0)
+        self._stopped(found, self._whole(session), session, b"")
+
+    def _failed(
+        self, error: QemuFailure, program: Program, session: Session, data: bytes
+    ) -> bool:
+        """QEMU failed outside an exchange: on the monitor, at a refresh, by flooding."""
+        return self._stopped(failure_judgement(session, error), program, session, data)
+
+    # -- what happened -----------------------------------------------------------------------------
+
+    def _stopped(
+        self, found: Judgement, program: Program, session: Session, data: bytes
+    ) -> bool:
+        """Deal with a run that ended early; True when it was only an outcome."""
+        whole = self._whole(session)
+        self._drop()
+        progress = self.progress
+        if found.kind is Kind.SHUTDOWN:
+            progress.shutdowns += 1
+            progress.tally.cells[RowKind.EVENT, Verdict.SHUTDOWN] += 1
+            return True
+        if found.kind is not Kind.DIVERGENCE:
+            progress.deaths += 1
+        progress.signatures[found.signature] += 1
+        if progress.signatures[found.signature] > CONFIRMATIONS:
+            return False
+        for candidate in (program, whole):
+            if not 0 < len(candidate.operations) <= LONGEST_PREFIX + len(program.operations):
+                continue
+            count, shown = self._confirm(candidate, found)
+            if count and shown is not None:
+                self._record(candidate, shown, (count, CONFIRM_TRIES), data)
+                return False
+        if found.kind is Kind.DIVERGENCE:
+            progress.signatures[found.signature] -= 1
+            progress.flaky += 1
+            self._forgive(found)
+            return True
+        self._record(whole, found, (0, CONFIRM_TRIES), data)
+        return False
+
+    def _confirm(self, program: Program, found: Judgement) -> tuple[int, Judgement | None]:
+        """By the slow judge; a long journal is first run fast, which is how it was seen."""
+        try:
+            first = replay(self.scene, program)
+        except QemuFailure:
+            return 0, None
+        if first.kind is not found.kind:
+            return 0, None
+        stop = first.index + 1 if first.index is not None else len(program.operations)
+        shorter = program.replace(operations=program.operations[:stop])
+        count, shown = confirm(self.scene, shorter, first.signature, tries=CONFIRM_TRIES)
+        return count, shown
+
+    def _forgive(self, found: Judgement) -> None:
+        """The slow judge saw nothing wrong: an access that a device made by itself was taken
+        for a piece of the operation. Remember the pair; it is counted from now on."""
+        suspicion = found.suspicion
+        if suspicion is None or suspicion.seen_region is None:
+            return
+        if suspicion.seen_region not in suspicion.targets:
+            self.scene.knowledge.sides.add((suspicion.region, suspicion.seen_region))
+
+    def _record(
+        self, program: Program, found: Judgement, confirmed: tuple[int, int], data: bytes
+    ) -> None:
+        if found.index is not None:
+            program = program.replace(operations=program.operations[: found.index + 1])
+        finding = Finding(
+            found.kind.value, found.signature, program, self.scene.config.build.identity(),
+            self.seed, confirmed, details(found), self.defect,
+        )
+        path = write_finding(self.folder, finding, found, data)
+        self.progress.findings.append(str(path))
+        if self.on_finding is not None:
+            self.on_finding(replace(finding, path=path))
+
+    def _whole(self, session: Session) -> Program:
+        """Everything this QEMU was told since its set-up, at absolute addresses."""
+        steps = session.journal[session.setup_length:]
+        return Program(
+            self.scene.config.full_name, self.scene.config.args,
+            tuple(_absolute(step) for step in steps), self.scene.config.mode.value,
+            setup=self.scene.setup,
+        )
+
+
+def _absolute(step: Step) -> Operation:
+    op, addr = step
+    if op.place is None:
+        return op
+    return Operation(op.verb, Place(None, 0, addr), op.size, op.value, op.data)
