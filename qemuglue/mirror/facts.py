@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from qemuglue.memory import MemoryRegion
 
 Pair = tuple[MemoryRegion, MemoryRegion]
+#: (owner, name, key of the target) that aliases made for one purpose share.
+Kin = tuple[str, str, object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,8 @@ class Facts:
 
     terminates: dict[MemoryRegion, bool] = field(default_factory=dict)
     readonly: dict[MemoryRegion, bool] = field(default_factory=dict)
+    #: What the first of several kin showed, taken for the others. No fact of its own.
+    kin: dict[Kin, bool] = field(default_factory=dict)
     empty: set[MemoryRegion] = field(default_factory=set)
     unmergeable: set[MemoryRegion] = field(default_factory=set)
     #: First before second, both children of the key.
@@ -53,7 +57,8 @@ class Facts:
 
     def copy(self) -> Facts:
         return Facts(
-            dict(self.terminates), dict(self.readonly), set(self.empty), set(self.unmergeable),
+            dict(self.terminates), dict(self.readonly), dict(self.kin),
+            set(self.empty), set(self.unmergeable),
             {container: set(pairs) for container, pairs in self.pairs.items()},
             dict(self.aliases),
         )

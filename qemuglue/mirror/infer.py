@@ -220,6 +220,9 @@ class Learner:
             return any([self._silence(one) for one in stack if one.region.terminates])
         fitting = [one for one in stack if self._fits(one, line, at)]
         fitting.sort(key=lambda one: not one.region.terminates)
+        wins = next((one for one in stack if one.region.terminates), None)
+        if wins is not None and wins in fitting and wins.readonly == (line.type == "rom"):
+            return False  # a fact learnt since the view was drawn explains it
         if any(self._promote(one, stack, line) for one in fitting):
             return True
         return not fitting and section is None and self._unempty(root, at, line)
@@ -271,6 +274,7 @@ class Learner:
     def _surely_answers(self, region: MemoryRegion) -> bool:
         return (
             region.kind not in (RegionKind.IO, RegionKind.CONTAINER)
+            or region in self.model.shown
             or (region.name, owner_of(region), region.priority) in self._seen
         )
 

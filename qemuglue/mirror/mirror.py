@@ -244,6 +244,10 @@ class Mirror:
         exact = sum(all(space.name not in wrong for space in text.spaces) for text in views)
         self.differences = tuple(found)
         self.score = Score(exact, len(views))
+        if not found:
+            shown = self._model.shown
+            for view in self._views.values():
+                shown.update(section.region for section in view.sections)
 
     def _learn(self, views: Sequence[FlatText]) -> None:
         observed, _ = self._pair(views)

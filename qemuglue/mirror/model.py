@@ -14,7 +14,7 @@ from itertools import pairwise
 
 from qemuglue.errors import ProtocolError
 from qemuglue.memory import Contract, MemoryRegion, RegionKind
-from qemuglue.mirror.facts import Facts, Pair
+from qemuglue.mirror.facts import Facts, Kin, Pair
 from qemuglue.mirror.identity import Identity, RegionKey, Spec
 from qemuglue.mirror.order import arrange
 from qemuglue.qemu.mtree import TREE_COMMAND
@@ -29,8 +29,9 @@ _KINDS = {
     "ramd": RegionKind.RAM_DEVICE,
 }
 _RAM = frozenset({RegionKind.RAM, RegionKind.ROM, RegionKind.RAM_DEVICE})
-#: Every machine's I/O space has this root, which answers itself (``memory_map_init``).
-_IO_ROOT = ("I/O", "io")
+#: (space, root): whether that root answers itself. Every machine has these two, made by
+#: ``memory_map_init``.
+_ROOTS = {("I/O", "io"): True, ("memory", "system"): False}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,8 @@ class Model:
         self.options: dict[MemoryRegion, tuple[MemoryRegion, ...]] = {}
         #: Children of a container in the order QEMU prints them.
         self.printed: dict[MemoryRegion, tuple[MemoryRegion, ...]] = {}
+        #: Regions that a right view has shown: they answer for themselves.
+        self.shown: set[MemoryRegion] = set()
         #: Whether a region answers itself as far as the text tells; facts come on top.
         self._defaults: dict[MemoryRegion, bool] = {}
         self._known: defaultdict[tuple[str, str], list[MemoryRegion]] = defaultdict(list)
@@ -78,7 +81,7 @@ class Model:
         self._forget_pairs(moved)
         for spec in identity.regions:
             self._set(spec, matched)
-        self._restore(identity, matched)
+        self._set_roots(identity, matched)
         self._place(identity, matched, moved, before)
         self.regions = tuple(matched[spec] for spec in identity.regions)
         self.spaces = tuple(
@@ -145,9 +148,11 @@ class Model:
                 self.options[region] = tuple(matched[option] for option in spec.options)
                 target = self.facts.aliases.get(region, target)
             region.alias = target
-            region.readonly = self.facts.readonly.get(region, False)
+            self._set_readonly(region)
         else:
-            self._defaults[region] = not spec.children
+            # Once with children, a container stays one when it is empty again.
+            childless = not spec.children and self._defaults.get(region, True)
+            self._defaults[region] = childless or region in self.shown
             self._set_type(region, node.type)
         if spec.parent is None:
             region.priority = node.priority
@@ -161,7 +166,7 @@ class Model:
         region.kind = RegionKind.CONTAINER if device else _KINDS[kind]
         region.is_ram = region.kind in _RAM
         region.romd = region.kind is RegionKind.ROM_DEVICE
-        region.readonly = self.facts.readonly.get(region, region.kind is RegionKind.ROM)
+        self._set_readonly(region)
         if device:
             self._set_terminates(region)
         else:
@@ -171,12 +176,12 @@ class Model:
         region.terminates = self.facts.terminates.get(region, self._defaults[region])
         region.kind = RegionKind.IO if region.terminates else RegionKind.CONTAINER
 
-    def _restore(self, identity: Identity, matched: dict[Spec, MemoryRegion]) -> None:
-        """The one root known to answer itself in every machine."""
+    def _set_roots(self, identity: Identity, matched: dict[Spec, MemoryRegion]) -> None:
+        """The roots of which every machine says the same."""
         for name, root in identity.spaces:
-            if root is not None and (name, root.name) == _IO_ROOT:
+            if root is not None and root.target is None and (name, root.name) in _ROOTS:
                 region = matched[root]
-                self._defaults[region] = True
+                self._defaults[region] = _ROOTS[name, root.name]
                 self._set_type(region, root.node.type)
 
     def _place(
@@ -297,11 +302,24 @@ class Model:
         self._set_terminates(region)
 
     def set_readonly(self, region: MemoryRegion, value: bool) -> None:
-        if value == (region.kind is RegionKind.ROM):
+        """Learn whether a region is read-only. Its kin, made alike, are taken to be the same
+        until they show otherwise: what one PAM window tells holds for all thirteen."""
+        if value == self._default_readonly(region):
             self.facts.readonly.pop(region, None)
         else:
             self.facts.readonly[region] = value
-        region.readonly = value
+            self.facts.kin.setdefault(_kin(region), value)
+        for other in self.regions:
+            self._set_readonly(other)
+
+    def _set_readonly(self, region: MemoryRegion) -> None:
+        value = self.facts.readonly.get(region)
+        region.readonly = self._default_readonly(region) if value is None else value
+
+    def _default_readonly(self, region: MemoryRegion) -> bool:
+        if self.facts.kin and region.alias is not None:
+            return self.facts.kin.get(_kin(region), False)
+        return region.kind is RegionKind.ROM
 
     def set_empty(self, region: MemoryRegion, empty: bool) -> None:
         """Learn that a region of which the text says 1 byte has none, or one after all."""
@@ -335,11 +353,9 @@ class Model:
             if region.alias is not None:
                 if region in self.options:
                     region.alias = facts.aliases.get(region, self.options[region][0])
-                region.readonly = facts.readonly.get(region, False)
-            else:
-                region.readonly = facts.readonly.get(region, region.kind is RegionKind.ROM)
-                if region.kind in (RegionKind.IO, RegionKind.CONTAINER):
-                    self._set_terminates(region)
+            elif region.kind in (RegionKind.IO, RegionKind.CONTAINER):
+                self._set_terminates(region)
+            self._set_readonly(region)
             region.unmergeable = region in facts.unmergeable
             if region.size <= 1:
                 region.size = 0 if region in facts.empty else 1
@@ -354,6 +370,12 @@ def _reorder(container: MemoryRegion, order: Sequence[MemoryRegion]) -> None:
         container.del_subregion(child)
     for child in reversed(order):
         container.add_subregion_overlap(child.addr, child, child.priority)
+
+
+def _kin(region: MemoryRegion) -> Kin:
+    """What aliases that one device made for one purpose have in common."""
+    target = region.alias.key if region.alias is not None else None
+    return region.key.owner, region.name, target
 
 
 def _guess(
