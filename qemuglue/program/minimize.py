@@ -6,7 +6,7 @@ Passes, big cuts first, repeated until a whole round changes nothing:
 - chunks: drop stretches, half the program first, then ever shorter ones down to two;
 - singles: drop operations one by one, last first;
 - sizes: narrower verbs, shorter byte strings;
-- values: zero, one, fewer bits; data zeroed by halves.
+- values: zero, one, fewer bits; data zeroed part by part.
 
 Every pass only proposes. ``_Search.consider`` is the only judge: it accepts a candidate that is
 smaller (shortlex: operations, then bytes moved, then text) and interesting, and remembers by
@@ -25,6 +25,10 @@ from enum import Enum
 
 from qemuglue.program.operation import Operation, Program, recast, validate
 from qemuglue.program.verbs import VERBS, Kind
+
+#: Data bytes are zeroed in ever smaller parts, down to this fraction of them: single bytes of
+#: short data, without thousands of runs for long data.
+FINEST_PARTS = 32
 
 Predicate = Callable[[Program], bool]
 
@@ -226,9 +230,14 @@ def _smaller_sizes(op: Operation) -> Iterator[Operation]:
 
 def _smaller_values(op: Operation) -> Iterator[Operation]:
     if op.data:
-        for low, high in ((0, op.size), (0, op.size // 2), (op.size // 2, op.size)):
-            data = op.data[:low] + bytes(high - low) + op.data[high:]
-            yield Operation(op.verb, op.place, op.size, 0, data)
+        length, finest = op.size, max(op.size // FINEST_PARTS, 1)
+        while length >= finest:
+            for low in range(0, op.size, length):
+                part = op.data[low:low + length]
+                if any(part):
+                    data = op.data[:low] + bytes(len(part)) + op.data[low + length:]
+                    yield Operation(op.verb, op.place, op.size, 0, data)
+            length //= 2
         return
     if op.info.kind is Kind.EVENT:
         return

@@ -164,7 +164,8 @@ class Program:
     """A sequence of operations for one machine and command line.
 
     ``machine`` is ``TARGET/NAME``; ``args`` are words appended to QEMU's command line;
-    ``mode`` is one of ``MODES``, ``setup`` one of ``SETUPS``. Immutable; nothing is checked until :meth:`validate`.
+    ``mode`` is one of ``MODES``, ``setup`` one of ``SETUPS``. Immutable; nothing is checked until
+    :meth:`validate`.
     """
 
     machine: str

@@ -161,7 +161,7 @@ class _ScriptReader:
         line = _LOGGED.sub("", line, count=1)
         if not line or line.startswith("#") or _REPLY.match(line):
             return
-        words = line.split()
+        words = [word for word in line.replace("\t", " ").split(" ") if word]
         if words[0] in _OTHER_COMMANDS:
             self._note(f"left out: {words[0]} is no memory operation")
             return
