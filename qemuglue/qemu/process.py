@@ -50,6 +50,10 @@ FILE_LIMIT_BYTES: Final = 1 << 30
 OUTPUT_LIMIT_BYTES: Final = 64 << 20
 """stdout and stderr together; a warning in each of a million operations is half of it."""
 STDERR_TAIL_BYTES: Final = 64 << 10
+AUDIO_OPTION_SINCE: Final = (8, 2)
+"""From here on a board with a sound chip refuses to start without a named backend when
+``-nodefaults`` is given, and ``-audio none`` names one; before, that option wants a model
+and the environment variable does the same."""
 
 # Runs between setpriv and QEMU: a parent that ended before the kernel was asked to watch
 # it would never be noticed, so its pid is compared afterwards.
@@ -109,6 +113,18 @@ def _guard_command() -> tuple[str, ...] | None:
     return (setpriv, "--pdeathsig", "KILL", "--", shell, "-c", _GUARD)
 
 
+def _own_message(output: str) -> str:
+    """The line of QEMU's output that says why it did not start; ``""`` when none does.
+
+    Usually the last one with its program name in front; hints follow it, and warnings
+    and complaints about modules that nobody asked for stand around it.
+    """
+    lines = [line.strip() for line in output.splitlines() if line.strip()
+             and "warning:" not in line and not line.startswith("qemu: module ")]
+    named = [line for line in lines if line.startswith("qemu-system-")]
+    return (named or lines or [""])[-1]
+
+
 def machine_arguments(config: QemuConfig) -> list[str]:
     """The words that make the guest's machine, without any channel of ours.
 
@@ -119,6 +135,9 @@ def machine_arguments(config: QemuConfig) -> list[str]:
     words = ["-no-user-config", "-display", "none", "-accel", "tcg"]
     if config.nodefaults:
         words.append("-nodefaults")
+    own_audio = any(word.lstrip("-").startswith("audio") for word in config.args)
+    if config.build.version_tuple >= AUDIO_OPTION_SINCE and not own_audio:
+        words += ["-audio", "none"]
     if config.mode is VmMode.STOPPED:
         words.append("-S")
     backend = f",memory-backend={config.ram_id}" if config.has_shared_ram else ""
@@ -235,7 +254,9 @@ class QemuProcess:
             # restore_signals (the default) matters: Python ignores SIGXFSZ and SIGPIPE.
             self._child = subprocess.Popen(
                 words, stdin=subprocess.DEVNULL, stdout=self._output_fd,
-                stderr=self._output_fd, env=self.config.build.environment(),
+                stderr=self._output_fd,
+                # The same as -audio none, for the versions before it.
+                env={"QEMU_AUDIO_DRV": "none", **self.config.build.environment()},
                 pass_fds=inherited, start_new_session=True,
                 preexec_fn=None if guard else lambda: libc.die_with_parent(me))
         except OSError as error:
@@ -265,10 +286,10 @@ class QemuProcess:
         if isinstance(error, QemuHang):
             why = f"it did not come up within {self._launch_timeout_s:g} s"
         elif isinstance(error, QemuDied):
-            # QEMU's message is the last line, but for hints and warnings around it.
-            lines = [line for line in said.splitlines() if line.strip()]
-            told = [line for line in lines if ": " in line and "warning:" not in line] or lines
-            why = told[-1] if told else str(error)
+            told = _own_message(said)
+            why = told or str(error)
+            if error.signal is not None and told:
+                why = f"{error}; its last words: {why}"
         else:
             why = str(error)
         return LaunchError(f"QEMU did not start {self.config.full_name}: {why}",
