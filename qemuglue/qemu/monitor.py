@@ -18,7 +18,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
-from qemu.qmp import ExecuteError, Message, QMPClient, QMPError, Runstate
+from qemu.qmp import ExecuteError, Message, QMPClient, QMPError, Runstate, StateError
 
 from qemuglue.errors import ProtocolError, QemuDied, QemuFailure, QemuHang, UsageError
 
@@ -201,7 +201,8 @@ class Monitor:
         except ExecuteError as error:
             raise MonitorRefused(command, error_class=error.error_class,
                                  description=str(error)) from None
-        except (QMPError, OSError, EOFError) as error:
+        except (QMPError, OSError, EOFError, AssertionError) as error:
+            # AssertionError: the library's own, when QEMU hangs up during its handshake.
             cause = self._root_cause(error)
         raise self._failure(cause) from cause
 
@@ -217,7 +218,7 @@ class Monitor:
         return error
 
     def _failure(self, cause: BaseException) -> QemuFailure:
-        if isinstance(cause, (EOFError, OSError)):
+        if isinstance(cause, (EOFError, OSError, StateError, AssertionError)):
             return self._on_eof()
         self.close()
         if isinstance(cause, ValueError) and not isinstance(cause, json.JSONDecodeError):
