@@ -143,7 +143,8 @@ class Explorer:
     def execute(self, program: Program, data: bytes = b"") -> bool:
         """Perform and judge one program; False when it led to a finding (new or known)."""
         session = self.session()
-        steps = resolve(session, program.operations)
+        # The map right after set-up: what a fresh QEMU gives the program when it is replayed.
+        steps = resolve(self.layout, program.operations)
         if self.features is not None:
             self.features.clear()
         lockstep = LockStep(session, tally=self.progress.tally, features=self.features)
@@ -215,8 +216,8 @@ class Explorer:
                 return False
         if found.kind is Kind.DIVERGENCE:
             progress.signatures[found.signature] -= 1
-            progress.flaky += 1
-            self._forgive(found)
+            if not self._forgive(found):
+                progress.flaky += 1
             return True
         self._record(whole, found, (0, CONFIRM_TRIES), data)
         return False
@@ -234,14 +235,16 @@ class Explorer:
         count, shown = confirm(self.scene, shorter, first.signature, tries=CONFIRM_TRIES)
         return count, shown
 
-    def _forgive(self, found: Judgement) -> None:
-        """The slow judge saw nothing wrong: an access that a device made by itself was taken
-        for a piece of the operation. Remember the pair; it is counted from now on."""
+    def _forgive(self, found: Judgement) -> bool:
+        """The slow judge saw nothing wrong: was an access that a device made by itself taken
+        for a piece of the operation? Then remember the pair; it is counted from now on."""
         suspicion = found.suspicion
-        if suspicion is None or suspicion.seen_region is None:
-            return
-        if suspicion.seen_region not in suspicion.targets:
-            self.scene.knowledge.sides.add((suspicion.region, suspicion.seen_region))
+        if suspicion is None or suspicion.side is None:
+            return False
+        if suspicion.side[1] in suspicion.targets or suspicion.side in self.scene.knowledge.sides:
+            return False
+        self.scene.knowledge.sides.add(suspicion.side)
+        return True
 
     def _record(
         self, program: Program, found: Judgement, confirmed: tuple[int, int], data: bytes

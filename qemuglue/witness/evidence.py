@@ -92,7 +92,11 @@ class Evidence:
         self.known_sides: set[tuple[str, str]] = set()
         #: Regions of the operation at hand; the slow judge allows extra events elsewhere.
         self.targets: Container[str] = ()
-        self.target_name = ""
+        #: The region whose device was called last: what comes unasked for is its doing.
+        self.last_name = ""
+        #: The bytes of the operation at hand: a refusal of unassigned memory inside is its own.
+        self.op_addr = 0
+        self.op_size = 0
         self.lenient = False
         #: Set when a write was expected on a region with ioeventfds and no event came.
         self.swallowed = False
@@ -100,7 +104,12 @@ class Evidence:
         self.kicks: list[Kick] = []
         #: Told of every expectation that was met, when somebody wants shapes or an account.
         self.on_piece: Callable[[Expected, Event], None] | None = None
+        #: A region whose place was taken by a namesake: events come from another pointer
+        #: than before, after the map changed. Its contract is not known any more.
+        self.replaced: MemoryRegion | None = None
+        self._map = 0
         self._bound: dict[int, MemoryRegion] = {}
+        self._pointers: dict[MemoryRegion, tuple[int, int]] = {}
         self._base: dict[MemoryRegion, int] = {}
 
     # -- life cycle --------------------------------------------------------------------------
@@ -108,11 +117,18 @@ class Evidence:
     def new_process(self) -> None:
         """Pointers of another process mean nothing."""
         self._bound.clear()
+        self._pointers.clear()
         self._base.clear()
 
     def new_map(self) -> None:
-        """Regions may have moved."""
+        """Regions may have moved, or been replaced."""
         self._base.clear()
+        self._map += 1
+
+    def forget(self, region: MemoryRegion) -> None:
+        """The region is another one now."""
+        pointer, _ = self._pointers.pop(region)
+        del self._bound[pointer]
 
     def load(self, events: list[Event]) -> None:
         """Start on the events of the next batch."""
@@ -210,6 +226,7 @@ class Evidence:
                 and (value is None or event.value == value) and self._binds(event, region)
             ):
                 self.pos += 1
+                self.last_name = region.name
                 if self.on_piece is not None:
                     self.on_piece(Expected(region, offset, size, is_write, value), event)
                 if value is not None and region.name in KICK_REGIONS:
@@ -226,10 +243,19 @@ class Evidence:
     def _binds(self, event: Event, region: MemoryRegion) -> bool:
         """One pointer is one region for the life of a process."""
         known = self._bound.get(event.mr)
-        if known is None and event.name == region.name:
+        if known is None and event.name == region.name and region not in self._pointers:
             self._bound[event.mr] = region
+            self._pointers[region] = event.mr, self._map
             return True
         return known is region
+
+    def _is_replacement(self, event: Event, region: MemoryRegion) -> bool:
+        """Whether ``event`` comes from a namesake that took the region's place."""
+        known = self._pointers.get(region)
+        return (
+            known is not None and known[1] < self._map and event.mr not in (0, known[0])
+            and event.name == region.name and event.mr not in self._bound
+        )
 
     @staticmethod
     def _is_refusal(
@@ -256,15 +282,19 @@ class Evidence:
         elif event.kind is not _OTHER:
             if not self._is_side(event):
                 return False
-            self.sides[f"{self.target_name} -> {event.name}"] += 1
+            self.sides[f"{self.last_name} -> {event.name or 'unassigned'}"] += 1
         self.pos += 1
         return True
 
     def _is_side(self, event: Event) -> bool:
         name = event.name or ""
+        if self.last_name in KICK_REGIONS:
+            return True
+        if not name and ((event.address - self.op_addr) & MASK64) < self.op_size:
+            return False
         if event.kind is EventKind.WRITE and name in MSI_REGIONS:
             return True
-        if (self.target_name, name) in self.known_sides:
+        if (self.last_name, name) in self.known_sides:
             return True
         return self.lenient and name not in self.targets
 
@@ -275,6 +305,8 @@ class Evidence:
 
     def _miss(self, expected: Expected) -> None:
         seen = self.events[self.pos] if self.pos < len(self.events) else None
+        if seen is not None and self._is_replacement(seen, expected.region):
+            self.replaced = expected.region
         self.mismatch = Mismatch(expected, seen)
 
 

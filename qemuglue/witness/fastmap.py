@@ -13,6 +13,7 @@ from qemuglue.memory.attrs import UNSPECIFIED
 from qemuglue.memory.flatview import MemoryRegionSection
 from qemuglue.memory.region import MemoryRegion, RegionKind
 from qemuglue.witness.barriers import Barriers
+from qemuglue.witness.oddities import AVOIDED
 from qemuglue.witness.ram import TrackedBacking
 from qemuglue.witness.verdict import Kind
 
@@ -42,7 +43,7 @@ class FastMap:
     """Entry i covers [starts[i], limits[i]) of the space; index by bisect over ``starts``.
 
     ``rbarrier`` and ``wbarrier`` say whether a read or a write there ends its batch: None no,
-    "after" it does, "solo" it is alone in its batch, "learnt" it depends on the offset.
+    "after" it does, "solo" it is alone in its batch, "avoid" it is not sent, "learnt" it depends on the offset.
     """
 
     __slots__ = (
@@ -76,7 +77,8 @@ class FastMap:
             self.rdata.append(tracked.data if tracked is not None and readable else None)
             self.wdata.append(tracked.data if tracked is not None and writable else None)
             self.dirty.append(tracked.dirty if tracked is not None else set())
-            solo = "solo" if unjudgeable(section.region) else None
+            avoided = section.region.name in AVOIDED
+            solo = "avoid" if avoided else "solo" if unjudgeable(section.region) else None
             self.rbarrier.append(solo or _barrier(barriers, section.region, False))
             self.wbarrier.append(solo or _barrier(barriers, section.region, True))
 

@@ -14,6 +14,7 @@ from typing import TypedDict
 
 from qemuglue.errors import QemuDied, QemuFailure, QemuHang, ResourceError
 from qemuglue.memory.rules import Rules
+from qemuglue.program.layout import Layout
 from qemuglue.program.operation import Operation, Program
 from qemuglue.qemu.config import QemuConfig
 from qemuglue.witness.death import crash_signature
@@ -28,6 +29,11 @@ MAX_PREPARATIONS = 24
 
 #: Times a suspicion is replayed.
 CONFIRM_TRIES = 3
+
+
+#: In a long program all of RAM is compared this often, in a short one after every operation;
+#: the pages that the model wrote always are.
+FULL_RAM_CHECKS = 256
 
 
 class Kind(enum.Enum):
@@ -88,11 +94,7 @@ def prepare(scene: Scene) -> list[str]:
     failures: list[str] = []
     for _ in range(MAX_PREPARATIONS):
         with scene.session() as session:
-            missing = [
-                region for region in session.missing_contracts()
-                if region.key not in scene.knowledge.hopeless
-            ]
-            if not missing:
+            if not session.missing_contracts():
                 return failures
             try:
                 failures += learn_missing(session)
@@ -101,9 +103,8 @@ def prepare(scene: Scene) -> list[str]:
     return failures
 
 
-def resolve(session: Session, operations: Sequence[Operation]) -> list[Step]:
-    """Steps at the addresses the present map gives them; raises ProgramError."""
-    layout = session.layout()
+def resolve(layout: Layout, operations: Sequence[Operation]) -> list[Step]:
+    """Steps at the addresses ``layout`` gives them; raises ProgramError."""
     return [(op, layout.address_of(op) or 0) for op in operations]
 
 
@@ -113,8 +114,11 @@ def replay(
 ) -> Judgement:
     """Judge ``program`` in a fresh QEMU; ``slow`` one operation at a time."""
     with scene.session() as session:
-        steps = resolve(session, program.operations)
-        lockstep = LockStep(session, tally=tally, slow=slow)
+        steps = resolve(session.layout(), program.operations)
+        lockstep = LockStep(
+            session, tally=tally, slow=slow,
+            full_ram_every=max(1, len(steps) // FULL_RAM_CHECKS),
+        )
         if not slow:
             return judgement(session, lockstep.run(steps), 0)
         for index, step in enumerate(steps):
@@ -129,6 +133,9 @@ def replay(
                 on_step(index, step, model, seen)
             if end.stop is not Stop.DONE:
                 return judgement(session, end, index)
+        suspicion = lockstep.check_ram(full=True)
+        if suspicion is not None:
+            return judgement(session, RunEnd(Stop.SUSPICION, 0, suspicion), len(steps) - 1)
         return Judgement(Kind.NONE)
 
 

@@ -69,8 +69,8 @@ class Suspicion:
     region: str = ""
     #: Names of the regions the operation's bytes lie in.
     targets: tuple[str, ...] = ()
-    #: Region of the event that did not fit, if there was one.
-    seen_region: str | None = None
+    #: (region whose device was called last, region of the event that did not fit).
+    side: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,13 +93,16 @@ class LockStep:
 
     def __init__(
         self, session: Session, *, tally: Tally | None = None, slow: bool = False,
-        batch: int = BATCH, features: set[object] | None = None,
+        batch: int = BATCH, features: set[object] | None = None, full_ram_every: int = 1,
     ) -> None:
         self.session = session
         self.tally = tally if tally is not None else Tally()
         self.slow = slow
         self.batch = 1 if slow else batch
         self.features = features
+        #: Slow mode compares all of RAM after every so many operations.
+        self.full_ram_every = full_ram_every
+        self._operations = 0
         #: Of the last operation, slow mode only: (model says, QEMU says), a line a piece.
         self.account: tuple[list[str], list[str]] = ([], [])
         self._shape: list[object] = []
@@ -118,6 +121,10 @@ class LockStep:
                 stop = at + 1
             else:
                 stop, barrier = self._next_batch(steps, at)
+                if stop == at:
+                    self._pass_over(steps[at])
+                    at += 1
+                    continue
                 end = self._do_batch(steps[at:stop], at, barrier)
             if end is not None:
                 return end
@@ -142,7 +149,7 @@ class LockStep:
         return None
 
     def _next_batch(self, steps: Sequence[Step], at: int) -> tuple[int, Step | None]:
-        """(stop, the barrier that ends it or None)."""
+        """(stop, the barrier that ends it or None); stop is ``at`` if that step is avoided."""
         stop = min(at + self.batch, len(steps))
         for index in range(at, stop):
             op, addr = steps[index]
@@ -150,10 +157,22 @@ class LockStep:
                 return index, None
             barrier = self._is_barrier(op, addr)
             if barrier is not None:
-                if barrier == "solo" and index > at:
+                if barrier == "avoid" or (barrier == "solo" and index > at):
                     return index, None
                 return index + 1, steps[index]
         return stop, None
+
+    def _pass_over(self, step: Step) -> None:
+        """An operation that is not sent, see ``oddities``."""
+        op, addr = step
+        self.account = ([], [])
+        self.tally.verbs[op.verb] += 1
+        self.tally.cells[self._kind(op, addr), Verdict.UNJUDGED] += 1
+        for section in self._sections(op, addr):
+            why = self.session.unjudgeable(section.region)
+            if why is not None:
+                self.tally.reasons[why] += 1
+                return
 
     def _is_barrier(self, op: Operation, addr: int) -> str | None:
         """None; "after": the batch ends with it; "solo": it is a batch of its own."""
@@ -234,12 +253,17 @@ class LockStep:
                 return None
             later = session.events()
             changed = changed or any(event.kind is EventKind.FLATVIEW_NEW for event in later)
+        if evidence.replaced is not None:
+            session.replaced(evidence.replaced)
+            evidence.replaced = None
         if changed:
             session.refresh()
         if slipped:
             session.ram.adopt_all()
         elif self.slow:
-            suspicion = self.check_ram(full=True, steps=(base, steps))
+            self._operations += 1
+            full = self._operations % self.full_ram_every == 0
+            suspicion = self.check_ram(full=full, steps=(base, steps))
             if suspicion is not None:
                 return RunEnd(Stop.SUSPICION, base + len(steps), suspicion)
         return None
@@ -336,20 +360,31 @@ class LockStep:
             if found is not None:
                 suspicion = found
                 break
+            if evidence.replaced is not None:
+                slipped = self._unjudge(steps[k:done], "a namesake took the region's place")
+                break
             if evidence.topology:
                 slipped = done - k - 1
                 if slipped:
                     self._learn_barrier(op, addr)
-                    for later, where in steps[k + 1 : done]:
-                        verbs[later.verb] += 1
-                        cells[self._kind(later, where), Verdict.UNJUDGED] += 1
-                    self.tally.reasons["slipped past an unforeseen change of the map"] += slipped
-                    evidence.pos = len(evidence.events)
+                    self._unjudge(
+                        steps[k + 1 : done], "slipped past an unforeseen change of the map"
+                    )
                 break
         for i, n in enumerate(counts):
             if n:
                 cells[kinds[i], match] += n
         return suspicion if suspicion is not None else slipped
+
+    def _unjudge(self, steps: Sequence[Step], why: str) -> int:
+        """Nothing can be said of these any more; how many they are."""
+        for op, addr in steps:
+            self.tally.verbs[op.verb] += 1
+            self.tally.cells[self._kind(op, addr), Verdict.UNJUDGED] += 1
+        self.tally.reasons[why] += len(steps)
+        self.session.evidence.pos = len(self.session.evidence.events)
+        self.session.evidence.mismatch = None
+        return len(steps)
 
     def _judge_one(self, op: Operation, addr: int, index: int, reply: bytes) -> Suspicion | None:
         """The general road: anything on the model, its devices answering from the transcript."""
@@ -358,7 +393,7 @@ class LockStep:
         sections = self._sections(op, addr)
         kind = self._kind(op, addr)
         cells = self.tally.cells
-        evidence.target_name = sections[0].region.name
+        evidence.op_addr, evidence.op_size = addr, op.size
         if self.slow:
             evidence.targets = {section.region.name for section in sections}
             self.account = ([], [])
@@ -374,6 +409,8 @@ class LockStep:
         evidence.swallowed = False
         before = evidence.pos
         outcome = session.face.perform(op, addr)
+        if evidence.replaced is not None:
+            return None
         if evidence.mismatch is not None or outcome.reply != reply:
             outcome = self._other_order(op, addr, sections, before, reply, outcome)
         if evidence.mismatch is not None:
@@ -404,7 +441,7 @@ class LockStep:
         contracts = session.knowledge.contracts
         candidates: list[tuple[MemoryRegion, Learned]] = []
         for section in sections:
-            learned = contracts.get(section.region.key)
+            learned = contracts.get(session.contract_key(section.region))
             if learned is not None and not learned.endian_known:
                 candidates.append((section.region, learned))
         for region, learned in candidates:
@@ -504,5 +541,6 @@ class LockStep:
             index, (op, addr & MASK64), self._kind(op, addr), what,
             (*self.account[0], model), (*self.account[1], seen), region,
             tuple(section.region.name for section in self._sections(op, addr)),
-            mismatch.seen.name if mismatch.seen is not None else None,
+            (self.session.evidence.last_name, mismatch.seen.name or "")
+            if mismatch.seen is not None else None,
         )

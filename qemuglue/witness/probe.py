@@ -77,22 +77,19 @@ def learn_missing(session: Session) -> list[str]:
     failures: list[str] = []
     cache: dict[object, Contract | None] = {}
     for region in session.missing_contracts():
-        if region.key in session.knowledge.hopeless:
-            session.give_up_on(region, session.knowledge.hopeless[region.key])
-            continue
         try:
             probes = list(_observe(session, region))
         except QemuFailure as error:
-            session.knowledge.hopeless[region.key] = f"probing it ended with: {error}"
+            session.knowledge.hopeless[session.contract_key(region)] = f"probing it ended with: {error}"
             raise
         learned = explain(rules, probes, cache)
         if learned is None:
             why = "its accesses follow no contract this model knows"
-            session.knowledge.hopeless[region.key] = why
+            session.knowledge.hopeless[session.contract_key(region)] = why
             session.give_up_on(region, why)
             failures.append(f"{region.name}: {why}")
             continue
-        session.knowledge.contracts.put(region.key, learned)
+        session.knowledge.contracts.put(session.contract_key(region), learned)
     return failures
 
 
@@ -181,10 +178,16 @@ def _own(
 ) -> Iterator[_Seen]:
     wanted = EventKind.WRITE if is_write else EventKind.READ
     refused = EventKind.INVALID_WRITE if is_write else EventKind.INVALID_READ
+    pointer = 0  # the first call is on the region itself; namesakes have other pointers
     for event in events:
-        if event.name != region.name:
+        if event.kind not in (wanted, refused):
+            continue
+        if event.name != region.name or (event.mr and pointer not in (0, event.mr)):
+            if pointer or event.kind is refused:
+                return  # the access has left the region; it may come back to it later
             continue
         if event.kind is wanted:
+            pointer = event.mr
             offset = (event.address - base) & ((1 << 64) - 1)
             yield _Seen(offset, event.size, event.value, None, 0, 0)
         elif event.kind is refused and event.refusal is not None:
@@ -267,7 +270,6 @@ def _expected(
 
 
 def _fits(rules: Rules, contract: Contract, probe: _Probe, facts: AcceptsFacts) -> bool:
-    mine = probe.offset + probe.size <= probe.stop
     count = 0
     for expected in _expected(rules, contract, probe, facts):
         if count >= len(probe.seen):
@@ -276,7 +278,7 @@ def _fits(rules: Rules, contract: Contract, probe: _Probe, facts: AcceptsFacts) 
         if (seen.offset, seen.size, seen.reason) != expected:
             return False
         count += 1
-    return count == len(probe.seen) or not mine
+    return count == len(probe.seen)
 
 
 def _accepted(

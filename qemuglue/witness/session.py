@@ -13,6 +13,7 @@ from types import TracebackType
 
 from qemuglue.errors import QemuFailure, UsageError
 from qemuglue.memory.address_space import AddressSpace
+from qemuglue.memory.contract import UNASSIGNED_CONTRACT, Contract
 from qemuglue.memory.flatview import UNASSIGNED
 from qemuglue.memory.region import MemoryRegion, RegionKind
 from qemuglue.memory.rules import Rules, rules_for
@@ -30,6 +31,7 @@ from qemuglue.witness.dma import FwCfgDma
 from qemuglue.witness.evidence import Evidence, IoRootOps
 from qemuglue.witness.face import HostFace, encode
 from qemuglue.witness.fastmap import FastMap, is_io_root
+from qemuglue.witness.oddities import AVOIDED
 from qemuglue.witness.pci import pci_setup
 from qemuglue.witness.ram import RamSource, RamWitness, ram_regions
 from qemuglue.witness.ramsource import source_for
@@ -79,6 +81,7 @@ class Session:
         self.fast_io: FastMap | None = None
         self._unknown: dict[MemoryRegion, str] = {}
         self._procmem: ProcMem | None = None
+        self._replaced: dict[MemoryRegion, int] = {}
         #: How many steps of the journal are the set-up's.
         self.setup_length = 0
 
@@ -148,6 +151,8 @@ class Session:
 
     def _attach_ram(self) -> None:
         for region in ram_regions(self.mirror.memory.view):
+            if region.kind is not RegionKind.ROM_DEVICE:
+                region.contract = UNASSIGNED_CONTRACT
             if region not in self.ram.sources and region not in self.ram.uncovered:
                 self.ram.add(region, self._source(region))
 
@@ -158,15 +163,30 @@ class Session:
 
     def _attach_contracts(self) -> None:
         for region in self.device_regions():
-            learned = self.knowledge.contracts.get(region.key)
+            learned = self.knowledge.contracts.get(self.contract_key(region))
             if learned is None:
-                self._unknown[region] = "its contract is not known"
+                self._unknown[region] = self.knowledge.hopeless.get(
+                    self.contract_key(region), "its contract is not known"
+                )
                 continue
             self._unknown.pop(region, None)
             if isinstance(region.contract.accepts, Veto):
                 continue
             veto = Veto(learned, partial(self.evidence.refused_next, region), self._note_learnt)
             region.contract = replace(learned.contract, accepts=veto)
+
+    def contract_key(self, region: MemoryRegion) -> Hashable:
+        """What a region's contract is known by: its identity, and how often a namesake took
+        its place (ACPI CPU hot-plug swaps its legacy registers for modern ones, say)."""
+        times = self._replaced.get(region, 0)
+        return (region.key, times) if times else region.key
+
+    def replaced(self, region: MemoryRegion) -> None:
+        """A namesake took the region's place: what was learnt of it does not hold."""
+        self._replaced[region] = self._replaced.get(region, 0) + 1
+        self.evidence.forget(region)
+        region.contract = Contract()
+        self.attach()
 
     def _note_learnt(self) -> None:
         self.learnt_now = True
@@ -192,7 +212,12 @@ class Session:
                     yield region
 
     def missing_contracts(self) -> list[MemoryRegion]:
-        return [region for region in self.device_regions() if region in self._unknown]
+        """Device regions in view that can be probed and have not been."""
+        return [
+            region for region in self.device_regions()
+            if region in self._unknown and region.name not in AVOIDED
+            and self.contract_key(region) not in self.knowledge.hopeless
+        ]
 
     def give_up_on(self, region: MemoryRegion, why: str) -> None:
         """Operations on the region are unjudged from now on, with this reason."""
@@ -200,6 +225,8 @@ class Session:
 
     def unjudgeable(self, region: MemoryRegion) -> str | None:
         """Why nothing can be said of accesses to ``region``, or None."""
+        if region.name in AVOIDED:
+            return f"{region.name}: {AVOIDED[region.name]}"
         if region in self._unknown:
             return f"{region.name}: {self._unknown[region]}"
         if region in self.ram.uncovered:
