@@ -129,6 +129,19 @@ def test_flags_come_down_and_part_sections() -> None:
     assert len(render(root)) == 3
 
 
+def test_sections_merge_only_side_by_side() -> None:
+    memory = ram("memory", 0x20)
+    root = container()
+    root.add_subregion(0, MemoryRegion.alias_of("low", memory, 0, 0x10))
+    high = MemoryRegion.alias_of("high", memory, 0x10, 0x10)
+    root.add_subregion(0x18, high)
+    assert shown(render(root)) == [(0, 0xF, "memory", 0), (0x18, 0x27, "memory", 0x10)]
+    high.set_address(0x10)
+    assert shown(render(root)) == [(0, 0x1F, "memory", 0)]
+    high.set_alias_offset(0x11)
+    assert shown(render(root)) == [(0, 0xF, "memory", 0), (0x10, 0x1E, "memory", 0x11)]
+
+
 def test_the_whole_64_bit_space() -> None:
     root = container()
     root.add_subregion(0, ram("all", TOP))
