@@ -66,5 +66,5 @@ def test_large_replies(newest_build: Build) -> None:
                         args=tuple(devices))
     with QemuProcess(config) as process:
         text = process.monitor.hmp("info qtree")
-        assert len(text) > 300_000
+        assert len(text) > 200_000  # over every default buffer on the way
         assert text.count("dev: e1000,") == 8 * 31
