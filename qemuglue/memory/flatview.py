@@ -11,6 +11,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from operator import attrgetter
 
 from qemuglue.errors import ModelError
 from qemuglue.memory.region import MAX_SIZE, MemoryRegion, RegionKind
@@ -144,6 +145,7 @@ def render(root: MemoryRegion) -> FlatView:
     drawn = view_root(root)
     if drawn is not None:
         painter.paint(drawn, 0, 0, MAX_SIZE, False, False, False, 0)
+    painter.drawn.sort(key=attrgetter("start"))
     return FlatView(drawn, _simplify(painter.drawn))
 
 
@@ -161,11 +163,17 @@ def _simplify(drawn: list[MemoryRegionSection]) -> list[MemoryRegionSection]:
 
 
 class _Painter:
-    """Draws into two parallel sorted lists; whoever comes first keeps the address."""
+    """Draws sections, in no order; whoever comes first keeps the address.
+
+    What is taken is kept as runs [lows[i], highs[i]), sorted and never touching. Each drawing
+    makes the runs it meets one, so a run is walked over once in its life: a region that lies
+    below much else costs no more than one that does not.
+    """
 
     def __init__(self) -> None:
         self.drawn: list[MemoryRegionSection] = []
-        self.starts: list[int] = []
+        self.lows: list[int] = []
+        self.highs: list[int] = []
         self.visits = 0
 
     def paint(
@@ -204,20 +212,23 @@ class _Painter:
         flags: tuple[bool, bool, bool, bool],
     ) -> None:
         """Draw ``region`` wherever [low, high) is still free."""
-        first = bisect_right(self.starts, low) - 1
-        if first < 0 or self.drawn[first].start + self.drawn[first].size <= low:
-            first += 1
-        stop = bisect_left(self.starts, high)
+        lows, highs = self.lows, self.highs
+        first = bisect_left(highs, low)
+        stop = bisect_right(lows, high)
         at = low
-        fresh: list[MemoryRegionSection] = []
-        for taken in self.drawn[first:stop]:
-            if taken.start > at:
-                fresh.append(
-                    MemoryRegionSection(at, taken.start - at, region, at - base, *flags)
-                )
-            fresh.append(taken)
-            at = taken.start + taken.size
+        for taken_low, taken_high in zip(lows[first:stop], highs[first:stop], strict=True):
+            if taken_low > at:
+                self._draw(region, at, taken_low, base, flags)
+            at = max(at, taken_high)
         if at < high:
-            fresh.append(MemoryRegionSection(at, high - at, region, at - base, *flags))
-        self.drawn[first:stop] = fresh
-        self.starts[first:stop] = [section.start for section in fresh]
+            self._draw(region, at, high, base, flags)
+        if first < stop:
+            low, high = min(low, lows[first]), max(high, highs[stop - 1])
+        lows[first:stop] = [low]
+        highs[first:stop] = [high]
+
+    def _draw(
+        self, region: MemoryRegion, low: int, high: int, base: int,
+        flags: tuple[bool, bool, bool, bool],
+    ) -> None:
+        self.drawn.append(MemoryRegionSection(low, high - low, region, low - base, *flags))
