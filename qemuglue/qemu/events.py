@@ -21,6 +21,8 @@ import re
 from functools import lru_cache, partial
 from typing import Final, NamedTuple
 
+from qemuglue.memory.contract import Reason
+
 
 class Kind(enum.IntEnum):
     """What a record reports."""
@@ -40,15 +42,6 @@ class Kind(enum.IntEnum):
     """A memory map was built: the topology changed, or QEMU looked whether it did."""
     OTHER = 9
     """Text that is none of these: a device's message, a plugin's line, garbage."""
-
-
-class Reason(enum.Enum):
-    """Why QEMU did not allow an access (rule R1), in its own words."""
-
-    REJECTED = "rejected"
-    """The region's ``accepts`` said no; also every unassigned address and write to ROM."""
-    UNALIGNED = "unaligned"
-    INVALID_SIZE = "invalid size"
 
 
 class Refusal(NamedTuple):

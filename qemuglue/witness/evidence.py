@@ -267,7 +267,7 @@ class Evidence:
             event.address == offset and event.size == size
             and (event.kind is EventKind.INVALID_WRITE) == is_write
             and event.name == (None if region is UNASSIGNED else region.name)
-            and refusal.reason.value == reason.value
+            and refusal.reason is reason
         ):
             return False
         contract = region.contract

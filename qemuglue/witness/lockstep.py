@@ -138,6 +138,7 @@ class LockStep:
 
     def _reset(self, step: Step, index: int) -> RunEnd | None:
         session = self.session
+        self.account = ([], [])
         session.journal.append(step)
         session.process.monitor.execute("system_reset")
         session.quiesce()
@@ -337,6 +338,10 @@ class LockStep:
                         if features is not None:
                             features.add((kinds[i], verb))
                         continue
+                    if self._may_be_dma():
+                        cells[kinds[i], Verdict.UNJUDGED] += 1
+                        session.ram.adopt_all()
+                        continue
                     suspicion = self._reply_suspicion(op, addr, base + k, owed, lines[k])
                     break
             else:
@@ -416,7 +421,14 @@ class LockStep:
         if evidence.mismatch is not None:
             return self._suspect(op, addr, index, "access")
         if outcome.reply != reply:
+            if self._may_be_dma():
+                cells[kind, Verdict.UNJUDGED] += 1
+                session.ram.adopt_all()
+                return None
             return self._reply_suspicion(op, addr, index, outcome.reply, reply)
+        if self.slow:
+            self.account[0].append(f"reply {_short(outcome.reply)}")
+            self.account[1].append(f"reply {_short(reply)}")
         if evidence.pos < len(evidence.events):
             evidence.settle()
         if self.features is not None:
@@ -477,12 +489,9 @@ class LockStep:
             ram.adopt_all()
             self.tally.cells[Kind.EVENT, Verdict.RESET] += 1
             return None
-        suspects = session.dma_suspects()
-        if suspects:
+        if self._may_be_dma():
             ram.adopt_all()
             self.tally.cells[Kind.RAM, Verdict.UNJUDGED] += 1
-            names = ", ".join(suspects)
-            self.tally.reasons[f"RAM changed while {names} may do DMA of its own"] += 1
             return None
         index, step = None, None
         if steps is not None:
@@ -494,6 +503,14 @@ class LockStep:
             tuple(f"{d.region.name}+{d.offset:#x}: {d.qemu[:32].hex()}" for d in found[:8]),
             found[0].region.name,
         )
+
+    def _may_be_dma(self) -> bool:
+        """Whether a device that nothing here decodes may have written RAM by itself."""
+        suspects = self.session.dma_suspects()
+        if suspects:
+            names = ", ".join(suspects)
+            self.tally.reasons[f"RAM changed while {names} may do DMA of its own"] += 1
+        return bool(suspects)
 
     # -- small things ----------------------------------------------------------------------------
 
@@ -528,8 +545,8 @@ class LockStep:
         region = self._sections(op, addr)[0].region.name
         return Suspicion(
             index, (op, addr), self._kind(op, addr), "reply",
-            (*self.account[0], f"reply {owed.decode()}"),
-            (*self.account[1], f"reply {reply.decode('ascii', 'backslashreplace')}"), region,
+            (*self.account[0], f"reply {_short(owed)}"),
+            (*self.account[1], f"reply {_short(reply)}"), region,
         )
 
     def _suspect(self, op: Operation, addr: int, index: int, what: str) -> Suspicion:
@@ -544,3 +561,12 @@ class LockStep:
             (self.session.evidence.last_name, mismatch.seen.name or "")
             if mismatch.seen is not None else None,
         )
+
+
+#: Longest reply shown; a long ``read`` says little more in full.
+_REPLY_SHOWN = 200
+
+
+def _short(reply: bytes) -> str:
+    text = reply.decode("ascii", "backslashreplace")
+    return text if len(text) <= _REPLY_SHOWN else f"{text[:_REPLY_SHOWN]}… ({len(text)} characters)"

@@ -1,0 +1,147 @@
+"""``qemuglue replay``: a finding, a program or a qtest script again in a fresh QEMU."""
+
+from __future__ import annotations
+
+import argparse
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from qemuglue.campaign.findings import details
+from qemuglue.campaign.loading import Loaded, load
+from qemuglue.campaign.settings import Settings, scene
+from qemuglue.cli.common import (
+    Exit,
+    add_build,
+    add_json,
+    add_qemu_args,
+    builds_of,
+    print_json,
+    progress,
+)
+from qemuglue.errors import BuildError, UsageError
+from qemuglue.program.words import format_operation
+from qemuglue.qemu.builds import Build, find_build
+from qemuglue.witness.judge import Judgement, Kind, Scene, prepare, replay
+from qemuglue.witness.session import Step
+from qemuglue.witness.verdict import Tally, Verdict
+
+NAME = "replay"
+HELP = ("Perform a finding, a program text or a qtest script in a fresh QEMU, one operation at a "
+        "time, and tell what the model says and what QEMU says. Exit code 1 if they part, or if "
+        "QEMU dies or hangs.")
+
+#: Without --all-steps a long program shows only this many operations before its end.
+SHOWN = 24
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", nargs="+", type=Path, metavar="FILE",
+                        help="finding folder, program text (.qg) or qtest script")
+    parser.add_argument("--machine", default="", metavar="TARGET/NAME",
+                        help="machine of a qtest script, or another one than the file's")
+    parser.add_argument("--defect", metavar="NAME",
+                        help="judge with this planted defect (default: the finding's own)")
+    parser.add_argument("--all-steps", action="store_true",
+                        help=f"show every operation (default: the last {SHOWN})")
+    add_json(parser)
+    add_build(parser)
+    add_qemu_args(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    documents = []
+    worst = Exit.NOTHING_FOUND
+    for path in args.file:
+        loaded = load(path, machine=args.machine, args=tuple(args.qemu_args))
+        build = _build(args, loaded)
+        document, found = _replay(args, loaded, build)
+        documents.append(document)
+        if found.kind not in (Kind.NONE, Kind.SHUTDOWN):
+            worst = Exit.FOUND
+    if args.json:
+        print_json(documents[0] if len(documents) == 1 else documents)
+    return worst
+
+
+def _build(args: argparse.Namespace, loaded: Loaded) -> Build:
+    """The build asked for, else the finding's own, else the default."""
+    if args.build or loaded.finding is None:
+        return builds_of(args)[0]
+    name = str(loaded.finding.build.get("name", ""))
+    try:
+        return find_build(name)
+    except BuildError as error:
+        raise UsageError(
+            f"{loaded.name} was found on build {name!r}: {error}; "
+            "give another with --build NAME|PATH"
+        ) from None
+
+
+def _scene(args: argparse.Namespace, loaded: Loaded, build: Build) -> Scene:
+    program = loaded.program
+    defect = args.defect
+    if defect is None:
+        defect = loaded.finding.defect if loaded.finding is not None else ""
+    words = program.args
+    if args.qemu_args and tuple(args.qemu_args) != words:
+        words += tuple(args.qemu_args)
+    settings = Settings(
+        machine=program.machine, qemu_args=words, mode=program.mode, setup=program.setup,
+        defect=defect, build=build.name if build.root else str(args.build or ""),
+    )
+    return scene(settings)
+
+
+def _replay(args: argparse.Namespace, loaded: Loaded, build: Build) -> tuple[Any, Judgement]:
+    stage = _scene(args, loaded, build)
+    program = loaded.program
+    for note in (*loaded.notes, *prepare(stage)):
+        progress(f"note: {note}")
+    total = len(program.operations)
+    kept: deque[str] = deque(maxlen=None if args.all_steps else SHOWN)
+
+    def on_step(index: int, step: Step, model: Sequence[str], qemu: Sequence[str]) -> None:
+        op, addr = step
+        where = "" if op.place is None else f"    {addr:#x}"
+        lines = [f"{index:6}  {format_operation(op)[:160]}{where}"]
+        lines += [f"          model says: {text}" for text in model]
+        lines += [f"          QEMU says:  {text}" for text in qemu]
+        kept.append("\n".join(lines))
+
+    tally = Tally()
+    found = replay(stage, program, on_step=on_step, tally=tally)
+    config = stage.config
+    document = {
+        "schema": 1, "file": loaded.name, "kind": found.kind.value,
+        "signature": found.signature, "build": config.build.name,
+        "version": config.build.version, "machine": config.full_name, "mode": config.mode.value,
+        "operations": total, "performed": tally.total, "verdicts": tally.to_json(),
+        "verdict": details(found), "stderr": found.stderr[-2000:],
+    }
+    if not args.json:
+        print(f"{loaded.name}: {total} operations on {config.full_name}, "
+              f"{config.build.name} (QEMU {config.build.version})")
+        if len(kept) < tally.total:
+            print(f"        … {tally.total - len(kept)} operations before (--all-steps shows them)")
+        for text in kept:
+            print(text)
+        print(_sentence(found, tally, loaded))
+    return document, found
+
+
+def _sentence(found: Judgement, tally: Tally, loaded: Loaded) -> str:
+    if found.kind is Kind.NONE:
+        counts = ", ".join(f"{tally.of(v)} {v.value}" for v in Verdict if tally.of(v))
+        text = f"nothing found: {counts}"
+        if loaded.finding is not None:
+            text += f"; the finding ({loaded.finding.signature}) was not seen again"
+        return text
+    if found.kind is Kind.SHUTDOWN:
+        return f"the guest switched the machine off at operation {found.index}"
+    again = ""
+    if loaded.finding is not None:
+        same = loaded.finding.signature == found.signature
+        again = " (the same as recorded)" if same else f" (recorded: {loaded.finding.signature})"
+    return f"{found.kind.value} at operation {found.index}: {found.signature}{again}"
