@@ -196,8 +196,7 @@ class Layout:
             return None
         space = op.info.space
         assert space is not None, f"{op.verb} has a place but no space"
-        address = self.resolve(op.place, space, strict)
-        return address if address is None or space != IO else address & PORT_MAX
+        return self.resolve(op.place, space, strict)
 
     def place_of(self, address: int, space: str = MEMORY) -> Place:
         """``REGION+OFFSET`` where that resolves back to ``address``, else the absolute address.

@@ -2,8 +2,8 @@
 
 Passes, big cuts first, repeated until a whole round changes nothing:
 
-- tail: drop everything after the last operation that matters (bisection);
-- chunks: drop stretches, half the program first, then ever shorter ones down to two;
+- chunks: drop stretches, half the program first, then ever shorter ones down to two, last ones
+  first (a bisection for the end of the program before that cost runs and saved none);
 - singles: drop operations one by one, last first;
 - sizes: narrower verbs, shorter byte strings;
 - values: zero, one, fewer bits; data zeroed part by part.
@@ -52,7 +52,7 @@ class Budget:
     """How much a minimisation may spend."""
 
     #: Runs of the predicate, confirmations included. 500 operations with a cause of two need
-    #: about 150.
+    #: about 50.
     tries: int = 2000
     #: Asked before every run; True ends the search with what it has.
     expired: Callable[[], bool] = _never
@@ -166,19 +166,6 @@ class _Search:
         return ops[at] != op and self.consider((*ops[:at], validate(op), *ops[at + 1:]))
 
 
-def _tail(search: _Search) -> bool:
-    """The shortest interesting prefix, by bisection: right if longer prefixes stay so."""
-    low, high = 0, len(search.operations)
-    before = high
-    while low < high:
-        middle = (low + high) // 2
-        if search.consider(search.operations[:middle]):
-            high = middle
-        else:
-            low = middle + 1
-    return len(search.operations) < before
-
-
 def _chunks(search: _Search) -> bool:
     """ddmin's complements: drop stretches from half the program down to two operations."""
     before = len(search.operations)
@@ -258,4 +245,4 @@ def _values(search: _Search) -> bool:
 
 
 #: The passes of one round, in order.
-PASSES: tuple[Callable[[_Search], bool], ...] = (_tail, _chunks, _singles, _sizes, _values)
+PASSES: tuple[Callable[[_Search], bool], ...] = (_chunks, _singles, _sizes, _values)

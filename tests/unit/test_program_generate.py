@@ -1,5 +1,7 @@
 """The generator's mix, measured; swarm; the codec's and the mutators' reach and speed."""
 
+import hashlib
+import struct
 import time
 from collections import Counter
 from random import Random
@@ -148,6 +150,28 @@ def test_decode_limits_and_odd_input():
     assert decode(b"", layout, "a/b") == decode(b"\xff", layout, "a/b") == Program("a/b")
     assert len(decode(bytes(1 + 24 * 9), layout, "a/b", max_ops=4).operations) == 4
     assert decode(b"\1\x4c", layout, "a/b") == decode(b"\2\x4c" + bytes(23), layout, "a/b")
+
+
+@pytest.mark.parametrize(("meaning", "value", "written", "data"), [
+    (0, 0x1122334455667788, 0x55667788, "8877665544332211 88776655"),
+    # The tail is SHAKE-128 of the 8 bytes: fixed for good, corpora depend on it.
+    (1, 0x1122334455667788, 0x55667788, "8877665544332211" + hashlib.shake_128(
+        bytes.fromhex("8877665544332211")).hexdigest(4)),
+    (2, 16 + 14, 0x05060708, "0807060504030201 08070605"),
+    # RAM range 1 of 2, byte 0x20 of it.
+    (3, 0x2001, 0x100020, "2000100000000000 20001000"),
+    (0xFF, 0x2001, 0x100020, "2000100000000000 20001000"),
+])
+def test_meanings_of_the_value(meaning, value, written, data):
+    def record(verb, code):
+        return struct.pack("<BBHQHBBQ", verb, 15, 0, 0, code, meaning, 0, value)
+
+    ops = decode(b"\1" + record(100, 0) + record(174, 0xF00B) + record(188, 3), q35(),
+                 "a/b").operations
+    assert [op.verb for op in ops] == ["writel", "write", "memset"]
+    assert ops[0].value == written
+    assert ops[1].data == bytes.fromhex(data)
+    assert (ops[2].size, ops[2].value) == (4, value & 0xFF)
 
 
 def test_mutants_are_valid_differ_and_stay_short():
