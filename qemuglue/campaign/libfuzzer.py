@@ -13,6 +13,7 @@ here but what cannot be avoided: the model must be imported under Atheris' instr
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import shlex
 import shutil
@@ -67,6 +68,8 @@ def parser() -> argparse.ArgumentParser:
     add("--settings", type=Path, metavar="FILE", help="settings of a campaign, as JSON")
     add("--keep-going", action="store_true", help="record findings and go on")
     add("--status-fd", type=int, default=-1, help=argparse.SUPPRESS)
+    add("--seconds", type=float, help=argparse.SUPPRESS)
+    add("--programs", type=int, help=argparse.SUPPRESS)
     add("--index", type=int, default=0, help=argparse.SUPPRESS)
     add("--life", type=int, default=0, help=argparse.SUPPRESS)
     return made
@@ -83,7 +86,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UsageError as error:
         return _sentence(error)
     try:
-        import atheris
+        # By name: its type stubs lack half of what it has.
+        atheris: Any = importlib.import_module("atheris")
     except ImportError:
         return _sentence(UsageError(
             "Atheris is not installed: `pip install 'qemuglue[fuzz]'` brings it, and "
@@ -145,6 +149,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
         )
     given = {
         "machine": options.machine, "build": options.build, "seed": options.seed,
+        "seconds": options.seconds, "programs": options.programs,
         "out": options.out, "defect": options.defect, "operations": options.operations,
         "devices": None if options.device is None else tuple(options.device),
         "qemu_args": None if options.qemu_args is None

@@ -1,9 +1,9 @@
 """One process of a campaign: makes programs, has them executed, tells how it goes.
 
-``python -m qemuglue.campaign.worker --settings FILE --index N --life N --status-fd FD`` is the
-``random`` engine; the Atheris engine (``libfuzzer``) drives the same ``Work``. A worker ends
-when its time or its programs are used up, or at SIGTERM between two programs; it dies with the
-campaign that started it.
+``python -m qemuglue.campaign.worker --settings=FILE --status-fd=FD …`` is the ``random`` engine;
+the Atheris engine (``libfuzzer``) drives the same ``Work``. A worker ends when its time or its
+programs are used up, or at SIGTERM between two programs; it dies with the campaign that started
+it.
 """
 
 from __future__ import annotations
@@ -228,6 +228,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The process's own main; its exit code."""
     parser = argparse.ArgumentParser(prog="qemuglue.campaign.worker", allow_abbrev=False)
     parser.add_argument("--settings", type=Path, required=True)
+    parser.add_argument("--seconds", type=float)
+    parser.add_argument("--programs", type=int)
     parser.add_argument("--index", type=int, default=0)
     parser.add_argument("--life", type=int, default=0)
     parser.add_argument("--status-fd", type=int, default=-1)
@@ -237,7 +239,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _work(args: argparse.Namespace, writer: StatusWriter) -> int:
-    work = Work(Settings.load(args.settings), writer, role=Role(args.index, args.life))
+    given = {"seconds": args.seconds, "programs": args.programs}
+    changes = {name: value for name, value in given.items() if value is not None}
+    settings = Settings.load(args.settings).replace(**changes)
+    work = Work(settings, writer, role=Role(args.index, args.life))
     work.stop_at_signals()
     try:
         work.start()

@@ -1,0 +1,102 @@
+"""``qemuglue fuzz``: a campaign on one target."""
+
+from __future__ import annotations
+
+import argparse
+import secrets
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from qemuglue.campaign.defects import DEFAULT_DEFECT
+from qemuglue.campaign.feedback import has_atheris
+from qemuglue.campaign.runner import Campaign
+from qemuglue.campaign.settings import DEFAULT_OPERATIONS, ENGINES, Settings
+from qemuglue.campaign.targets import DEFAULT_TARGET, TARGETS, find_target
+from qemuglue.cli.common import add_build, add_json, add_qemu_args, add_seed, print_json, progress
+from qemuglue.errors import UsageError
+from qemuglue.report.summary import document, exit_code, print_summary
+from qemuglue.report.terminal import Terminal
+
+NAME = "fuzz"
+HELP = ("Run a campaign: many programs on a machine, every operation judged against the model. "
+        "Exit 1 when something was found.")
+
+#: Seconds of a campaign that says nothing about its length.
+DEFAULT_SECONDS = 60.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("target", nargs="?", default=DEFAULT_TARGET, metavar="TARGET",
+        help=f"{' or '.join(TARGETS)} (default: {DEFAULT_TARGET}); `qemuglue targets` says more")
+    add("--machine", metavar="TARGET/NAME", help="for example x86_64/q35 (the default)")
+    add("--device", action="append", metavar="DEVICE",
+        help="plug it in, as QEMU's -device; may be repeated (default: the target's own, and "
+             "none with --machine)")
+    add_qemu_args(parser)
+    add_build(parser)
+    add("--seconds", type=float, metavar="N",
+        help=f"how long (default: {DEFAULT_SECONDS:.0f}; 0: until Ctrl-C)")
+    add("--programs", type=int, default=0, metavar="N", help="end after so many programs")
+    add("--jobs", type=int, default=1, metavar="N", help="workers, each with a QEMU of its own")
+    add("--engine", choices=ENGINES,
+        help="atheris breeds programs by coverage, random draws them (default: atheris where it "
+             "is installed)")
+    add("--operations", type=int, default=DEFAULT_OPERATIONS, metavar="N",
+        help=f"operations of a program (default: {DEFAULT_OPERATIONS})")
+    add("--out", metavar="DIR",
+        help="the campaign's folder; an earlier campaign there is resumed (default: a new one "
+             "in ./findings)")
+    add_seed(parser)
+    add("--defect", metavar="NAME",
+        help=f"plant this defect in the model (canary's default: {DEFAULT_DEFECT}; "
+             "`qemuglue targets --defects` lists them)")
+    add_json(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    settings = settings_of(args)
+    if args.engine is None and settings.engine == "random":
+        progress("Atheris is not installed: programs are drawn, not bred (--engine random); "
+                 "`pip install 'qemuglue[fuzz]'` brings it")
+    result = Campaign(settings, Terminal()).run()
+    if args.json:
+        print_json(document(result))
+    else:
+        print_summary(result, Console())
+    return exit_code(result)
+
+
+def settings_of(args: argparse.Namespace) -> Settings:
+    """The settings that the command line asks for.
+
+    :raise UsageError: they cannot be.
+    """
+    target = find_target(args.target)
+    engine = args.engine or ("atheris" if has_atheris() else "random")
+    if engine == "atheris" and not has_atheris():
+        raise UsageError("Atheris is not installed: `pip install 'qemuglue[fuzz]'` brings it, "
+                         "--engine random does without")
+    seconds = args.seconds
+    if seconds is None:
+        seconds = 0.0 if args.programs else DEFAULT_SECONDS
+    devices = args.device
+    if devices is None:
+        devices = () if args.machine else target.devices
+    machine = args.machine or target.machine
+    return Settings(
+        target=target.name, machine=machine, devices=tuple(devices),
+        qemu_args=tuple(args.qemu_args), build=args.build or "", seconds=seconds,
+        programs=args.programs, jobs=args.jobs, engine=engine,
+        out=args.out or default_out(target.name, machine),
+        seed=secrets.randbits(63) if args.seed is None else args.seed,
+        defect=args.defect or target.defect, operations=args.operations, setup=target.setup,
+    )
+
+
+def default_out(target: str, machine: str) -> str:
+    """A folder of its own for each campaign that names none."""
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    return str(Path("findings") / f"{target}-{machine.replace('/', '-')}-{stamp}")
