@@ -219,7 +219,7 @@ class _Painter:
         for taken_low, taken_high in zip(lows[first:stop], highs[first:stop], strict=True):
             if taken_low > at:
                 self._draw(region, at, taken_low, base, flags)
-            at = max(at, taken_high)
+            at = taken_high
         if at < high:
             self._draw(region, at, high, base, flags)
         if first < stop:
