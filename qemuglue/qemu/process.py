@@ -23,7 +23,7 @@ import socket
 import subprocess
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from types import TracebackType
@@ -175,6 +175,7 @@ class QemuProcess:
         self._expected = False
         self._open = contextlib.ExitStack()
         self._finalizer: weakref.finalize[Any, Any] | None = None
+        self._monitors: list[Monitor] = []
         self.ram: SharedRam | None = None
 
     monitor: Monitor
@@ -262,7 +263,7 @@ class QemuProcess:
         except OSError as error:
             raise LaunchError(f"cannot start {self.command[0]}: {error.strerror}",
                               command=self.command) from error
-        self._finalizer = weakref.finalize(self, _end, self._child, me)
+        self._finalizer = weakref.finalize(self, _forgotten, self._child, me, self._monitors)
         with contextlib.suppress(OSError):  # it may have ended already
             resource.prlimit(self._child.pid, resource.RLIMIT_CORE, (0, 0))
         self._limit_files(self._file_limit)
@@ -270,9 +271,11 @@ class QemuProcess:
             sock.close()
 
     def _connect(self, qmp: socket.socket, qtest: socket.socket, *, deadline: float) -> None:
-        self.monitor = Monitor(qmp, on_eof=self.failure, timeout_s=deadline - time.monotonic())
+        on_eof = _weakly(self)
+        self.monitor = Monitor(qmp, on_eof=on_eof, timeout_s=deadline - time.monotonic())
+        self._monitors.append(self.monitor)
         self._open.callback(self.monitor.close)
-        self.channel = QtestChannel(qtest, on_eof=self.failure)
+        self.channel = QtestChannel(qtest, on_eof=on_eof)
         self.qtest = Qtest(self.channel, timeout_s=max(0.0, deadline - time.monotonic()))
         self.endianness = self.qtest.endianness()
         self.qtest.timeout_s = Qtest(self.channel).timeout_s
@@ -396,7 +399,7 @@ class QemuProcess:
             return
         if not self._wait(0.0):
             self._expected = True
-            _end(self._child, os.getpid())
+            _end(self._child)
             # Its last events are still in the socket.
             self.exit_status()
 
@@ -453,12 +456,32 @@ def _reap(child: subprocess.Popen[bytes], timeout_s: float) -> bool:
     return True
 
 
-def _end(child: subprocess.Popen[bytes], owner: int) -> None:
-    """Kill and reap. Also run when a QemuProcess is forgotten and when Python ends.
+def _weakly(process: QemuProcess) -> Callable[[], QemuFailure]:
+    """``process.failure`` for its channels, without keeping a forgotten process alive."""
+    known = weakref.ref(process)
 
-    A forked copy of this process must not end its parent's QEMU.
+    def failure() -> QemuFailure:
+        still = known()
+        return QemuDied(signal=signal.SIGKILL) if still is None else still.failure()
+
+    return failure
+
+
+def _forgotten(child: subprocess.Popen[bytes], owner: int, monitors: list[Monitor]) -> None:
+    """Run when a QemuProcess is forgotten unclosed, and when Python ends.
+
+    In a forked copy of this process it does nothing: the QEMU is the parent's, and so is
+    the event loop's epoll descriptor, which both share.
     """
-    if os.getpid() != owner or _reap(child, 0.0):
+    if os.getpid() == owner:
+        _end(child)
+        for monitor in monitors:
+            monitor.close()
+
+
+def _end(child: subprocess.Popen[bytes]) -> None:
+    """Kill and reap."""
+    if _reap(child, 0.0):
         return
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(child.pid, signal.SIGKILL)

@@ -164,14 +164,29 @@ def test_a_batch_larger_than_every_buffer(channel_to: Callable[..., QtestChannel
 
     def server(sock: socket.socket) -> None:
         """Answers before it reads on, as QEMU does: both sides fill up."""
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         seen = answered = 0
         while answered < count:
             seen += sock.recv(1024).count(b"\n")
             sock.sendall(b"OK\n" * (seen - answered))
             answered = seen
 
-    reply = channel_to(server).exchange(line * count, count, timeout_s=60)
+    channel = channel_to(server)
+    channel._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    reply = channel.exchange(line * count, count, timeout_s=60)
     assert reply == b"OK\n" * count
+
+
+def test_end_of_stream_while_still_sending(channel_to: Callable[..., QtestChannel]) -> None:
+    def server(sock: socket.socket) -> None:
+        read_lines(sock, 10)
+        sock.sendall(b"OK\n" * 10)
+
+    channel = channel_to(server)
+    channel._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    with pytest.raises(QtestDied) as caught:
+        channel.exchange(qtest.inb(1) * 100_000, 100_000)
+    assert caught.value.replies == 10
 
 
 def test_batches_are_checked_before_sending(channel_to: Callable[..., QtestChannel]) -> None:
