@@ -153,7 +153,7 @@ def encode(program: Program, layout: Layout) -> bytes:
     Every operation comes back with its verb, size, resolved address and value. Not kept:
 
     - operations whose region the layout lacks: left out;
-    - machine, args and mode: not part of the bytes;
+    - machine, args, mode and setup: not part of the bytes;
     - how a place was written: a region-relative place may come back under the name of the range
       that its address falls in;
     - the data of a ``write`` over 8 bytes, unless it repeats every 8 bytes or is the stream that

@@ -64,7 +64,7 @@ def crossover(
 ) -> Program:
     """A stretch of ``second`` in place of a stretch of ``first``, at most ``max_ops`` long.
 
-    Machine, args and mode are the first's.
+    Machine, args, mode and setup are the first's.
     """
     mine, other = first.operations, second.operations
     low, high = sorted(rng.randint(0, len(mine)) for _ in range(2))

@@ -31,7 +31,7 @@ from qemuglue.program import (
     parse_text,
     swarm,
 )
-from qemuglue.program.verbs import MODES
+from qemuglue.program.verbs import MODES, SETUPS
 from qemuglue.program.words import quote_name, split_place, unquote_name
 
 U64 = st.integers(0, (1 << 64) - 1)
@@ -68,7 +68,8 @@ def operations(draw):
 PROGRAMS = st.builds(
     Program, st.sampled_from(["x86_64/q35", "arm/xlnx-zcu102"]),
     st.lists(ARGS, max_size=4).map(tuple),
-    st.lists(operations(), max_size=8).map(tuple), st.sampled_from(MODES))
+    st.lists(operations(), max_size=8).map(tuple), st.sampled_from(MODES),
+    st.sampled_from(SETUPS))
 
 
 @st.composite
@@ -105,7 +106,7 @@ def test_text_round_trip(program):
 
 
 WORDS = st.one_of(
-    st.sampled_from(["machine", "args", "mode", "parked", "a/b", "hpet", "hpet+0x4", "@0x10", "16",
+    st.sampled_from(["machine", "args", "mode", "parked", "setup", "pci", "a/b", "hpet", "hpet+0x4", "@0x10", "16",
                      "0x100", "4", "0xdead", '"a b"#1+3', "nvme:x+1", "#", "", "09", "-1"]),
     st.sampled_from(list(VERBS)), st.text(CHARS, max_size=6))
 LINES = st.one_of(st.just("# qemuglue program 1"), st.just("machine a/b"),
@@ -211,7 +212,7 @@ def test_script_round_trip(program):
 SCRIPT_WORDS = st.sampled_from([
     "readb", "read", "write", "b64write", "memset", "outl", "clock_step", "0", "0x4", "010", "-1",
     "0xdead", "AAAA", "cat", "<<", "EOF", "|", "qemu-system-i386", "-M", "pc", "-qtest", "'", "\\",
-    "# qemuglue", "machine", "args", "mode", "reset", "a/b", "\n", "2>&1", ">", "$X"])
+    "# qemuglue", "machine", "args", "mode", "setup", "reset", "a/b", "\n", "2>&1", ">", "$X"])
 
 
 @settings(max_examples=300)

@@ -30,6 +30,7 @@ def test_text_example():
     assert [op.verb for op in program.operations] == [
         "readl", "writeq", "read", "write", "memset", "outl", "inb", "readb", "reset"]
     assert program.args == ("-device", "edu", "-m", "128M") and program.mode == "parked"
+    assert program.setup == "pci"
 
 
 def test_every_verb_is_on_the_page():

@@ -74,6 +74,8 @@ def test_canonical_spelling(line, canonical):
     ("reset now", "takes nothing", "reset"),
     ("machine x86_64/pc", "second machine", None),
     ("mode fast", "mode is one of", None),
+    ("setup", "setup takes one word", None),
+    ("setup all", "write 'setup pci'", None),
     ("args 'x", "quote", "ARGS"),
     ("args \x01", "control characters", None),
 ])
