@@ -66,7 +66,7 @@ class AddressSpace:
         section = self.view.lookup(addr)
         return (
             section,
-            addr - section.start + section.offset,
+            self.rules.region_offset(section, addr),
             self.rules.clamp(section, addr, length),
         )
 
@@ -102,6 +102,8 @@ class AddressSpace:
                 result = rules.combine(result, piece)
                 big = rules.big(region.contract, self.target_big)
                 buffer[at : at + n] = value.to_bytes(n, "big" if big else "little")
+            if not rules.goes_on(result):
+                break
             at += n
         return result
 
@@ -127,6 +129,8 @@ class AddressSpace:
                 big = rules.big(region.contract, self.target_big)
                 value = int.from_bytes(data[at : at + n], "big" if big else "little")
                 result = rules.combine(result, self.dispatch_write(region, offset, value, n, attrs))
+            if not rules.goes_on(result):
+                break
             at += n
         return result
 
