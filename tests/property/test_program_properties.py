@@ -106,8 +106,9 @@ def test_text_round_trip(program):
 
 
 WORDS = st.one_of(
-    st.sampled_from(["machine", "args", "mode", "parked", "setup", "pci", "a/b", "hpet", "hpet+0x4", "@0x10", "16",
-                     "0x100", "4", "0xdead", '"a b"#1+3', "nvme:x+1", "#", "", "09", "-1"]),
+    st.sampled_from(["machine", "args", "mode", "parked", "setup", "pci", "a/b", "hpet",
+                     "hpet+0x4", "@0x10", "16", "0x100", "4", "0xdead", '"a b"#1+3', "nvme:x+1",
+                     "#", "", "09", "-1"]),
     st.sampled_from(list(VERBS)), st.text(CHARS, max_size=6))
 LINES = st.one_of(st.just("# qemuglue program 1"), st.just("machine a/b"),
                   operations().map(lambda op: Program("a/b", (), (op,)).canonical_text()
