@@ -54,6 +54,10 @@ class Rules:
     #: There is a debug attribute, and it lets a write reach ROM (10.0).
     debug_writes_rom: bool = True
 
+    #: ``cpu_inw`` and its kin are one dispatch (R10), not a byte range cut by R6. Measured on
+    #: 11.1.3; the sources of 10.0.2 and 10.2.2 still cut.
+    ports_single_dispatch: bool = False
+
     def refusal(
         self, contract: Contract, offset: int, size: int, is_write: bool
     ) -> Reason | None:
@@ -172,7 +176,7 @@ RULES_7_2_UNGUARDED = Rules("7.2.0", reentrancy_guard=False, debug_writes_rom=Fa
 RULES_7_2 = Rules("7.2", unguarded_releases=True, debug_writes_rom=False)
 RULES_8_1 = Rules("8.1", debug_writes_rom=False)
 RULES_10_0 = Rules("10.0")
-RULES_LATEST = Rules("11.1")
+RULES_LATEST = Rules("11.1", ports_single_dispatch=True)
 
 
 def rules_for(version: tuple[int, ...]) -> Rules:

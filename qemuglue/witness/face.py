@@ -3,7 +3,8 @@
 R20, QEMU ``system/qtest.c``: sized verbs move 1, 2, 4 or 8 bytes by ``address_space_read`` or
 ``_write`` and take or give their value in the target's byte order; ``read``, ``write`` and
 ``memset`` move byte strings; ``in*``/``out*`` do the same in the I/O space (``cpu_inw`` reads
-two bytes and takes them in target order). The reply says OK whatever the MemTxResult was.
+two bytes and takes them in target order; from 11 on it is one ``address_space_lduw``, which is
+not cut: an unaligned port access that a region does not take is refused whole). The reply says OK whatever the MemTxResult was.
 """
 
 from __future__ import annotations
@@ -84,8 +85,14 @@ class HostFace:
 
     def _port(self, op: Operation, addr: int) -> Outcome:
         assert self.io is not None, "this machine has no I/O space"
+        single = self.io.rules.ports_single_dispatch
         if op.verb in PORT_READS:
+            if single:
+                result, value = self.io.load(addr, op.size, "little")
+                return Outcome(b"OK 0x%04x" % value, result)
             result, data = self.io.read(addr, op.size)
             return Outcome(b"OK 0x%04x" % self.value_of(data), result)
         assert op.verb in PORT_WRITES, f"{op.verb} is not a host-path verb"
+        if single:
+            return Outcome(OK_REPLY, self.io.store(addr, op.value, op.size, "little"))
         return Outcome(OK_REPLY, self.io.write(addr, self.value_bytes(op.value, op.size)))

@@ -64,6 +64,8 @@ class _Probe:
     is_write: bool
     seen: tuple[_Seen, ...]
     data: bytes
+    #: One dispatch of the whole size, never cut (``Rules.ports_single_dispatch``).
+    single: bool = False
 
 
 def learn_missing(session: Session) -> list[str]:
@@ -78,7 +80,7 @@ def learn_missing(session: Session) -> list[str]:
     cache: dict[object, Contract | None] = {}
     for region in session.missing_contracts():
         try:
-            probes = list(_observe(session, region))
+            probes = list(_observe(session, region, rules))
         except QemuFailure as error:
             session.knowledge.hopeless[session.contract_key(region)] = f"probing it ended with: {error}"
             raise
@@ -126,7 +128,7 @@ def _starts(section: MemoryRegionSection) -> Iterator[int]:
                 yield offset
 
 
-def _observe(session: Session, region: MemoryRegion) -> Iterator[_Probe]:
+def _observe(session: Session, region: MemoryRegion, rules: Rules) -> Iterator[_Probe]:
     ports, sections = _sections(session, region)
     if not sections:
         return
@@ -142,6 +144,7 @@ def _observe(session: Session, region: MemoryRegion) -> Iterator[_Probe]:
                 op = Operation(names[is_write], None, size)
                 asked.append((offset, size, (op, addr)))
     stop = section.offset + section.size
+    single = ports and rules.ports_single_dispatch
     marker = marker_base(session)
     request = b"".join(
         encode(*step) + b"readb 0x%x\n" % (marker + number)
@@ -154,7 +157,7 @@ def _observe(session: Session, region: MemoryRegion) -> Iterator[_Probe]:
     for (offset, size, _), events, reply in zip(asked, windows, lines[::2], strict=True):
         seen = tuple(_own(events, region, base, is_write))
         data = b"" if is_write else session.face.value_bytes(int(reply.split()[1], 16), size)
-        yield _Probe(offset, size, stop, is_write, seen, data)
+        yield _Probe(offset, size, stop, is_write, seen, data, single)
 
 
 def _windows(events: list[Event], marker: int, count: int) -> list[list[Event]]:
@@ -209,7 +212,7 @@ def explain(
             if seen.reason == "rejected":
                 facts[seen.offset, seen.size, probe.is_write] = False
     shape = tuple(
-        (probe.offset & 7, probe.size, probe.is_write, min(probe.stop - probe.offset, 16),
+        (probe.offset & 7, probe.size, probe.is_write, probe.single, min(probe.stop - probe.offset, 16),
          tuple((s.offset - probe.offset, s.size, s.reason, s.minimum, s.maximum)
                for s in probe.seen))
         for probe in probes
@@ -250,13 +253,18 @@ def _contract(rules: Rules, probes: list[_Probe], facts: AcceptsFacts) -> Contra
     return None
 
 
+def _chunk(rules: Rules, contract: Contract, probe: _Probe, at: int) -> int:
+    left = probe.offset + probe.size - at
+    return left if probe.single else rules.chunk(contract, left, at)
+
+
 def _expected(
     rules: Rules, contract: Contract, probe: _Probe, facts: AcceptsFacts
 ) -> Iterator[tuple[int, int, str | None]]:
     """(offset, size, refusal) of each line the probe should have left for this region."""
     at = probe.offset
     while at < min(probe.offset + probe.size, probe.stop):
-        n = rules.chunk(contract, probe.offset + probe.size - at, at)
+        n = _chunk(rules, contract, probe, at)
         if facts.get((at, n, probe.is_write)) is False:
             yield at, n, "rejected"
         else:
@@ -287,7 +295,7 @@ def _accepted(
     """Dispatches that were seen to be accepted by a device that vetoes others."""
     at = probe.offset
     while at < min(probe.offset + probe.size, probe.stop):
-        n = rules.chunk(contract, probe.offset + probe.size - at, at)
+        n = _chunk(rules, contract, probe, at)
         if (at, n, probe.is_write) not in facts:
             yield (at, n, probe.is_write), True
         at += n
@@ -317,7 +325,7 @@ def _assemble(
     data = b""
     while len(data) < probe.size:
         at = probe.offset + len(data)
-        n = rules.chunk(contract, probe.size - len(data), at)
+        n = _chunk(rules, contract, probe, at)
         refused = facts.get((at, n, False)) is False or rules.refusal(contract, at, n, False)
         value = 0
         if refused:
