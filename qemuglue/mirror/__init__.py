@@ -8,10 +8,13 @@ tree text cannot tell. It starts and stops no QEMU, and it makes no access.
 ``identity``  which lines of the text are the same region
 ``model``     the regions as objects that survive every change
 ``order``     siblings in QEMU's order, as far as it is known
+``layers``    what lies over an address, and where a drawing differs from QEMU's
 ``infer``     learning from the flat views
+``search``    choosing among explanations
 ``facts``     what was learnt, counted
 ``views``     the comparison of views
 ``layout``    the views as programs see them
+``shadow``    what hides what
 ============  ==============================================================================
 """
 

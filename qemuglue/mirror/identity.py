@@ -23,9 +23,6 @@ from dataclasses import dataclass
 from qemuglue.errors import ProtocolError
 from qemuglue.qemu.mtree import TREE_COMMAND, Listing, TreeNode, TreeText
 
-#: The type 11.1 and later print for a region that lies in no container.
-CONTAINER = "container"
-
 
 @dataclass(frozen=True, slots=True)
 class RegionKey:
@@ -80,8 +77,6 @@ class Identity:
 
     regions: tuple[Spec, ...]
     spaces: tuple[tuple[str, Spec | None], ...]
-    #: Whether ``container`` is printed for regions that lie in none (11.1 and later).
-    labels: bool
 
 
 def identify(text: TreeText) -> Identity:
@@ -100,7 +95,6 @@ def identify(text: TreeText) -> Identity:
         tuple(regions),
         tuple((name, None if root is None else canonical(root))
               for listing, root in own for name in listing.spaces),
-        any(spec.node.type == CONTAINER for spec in regions),
     )
 
 
@@ -205,11 +199,13 @@ def _choose(spec: Spec, options: list[Spec], fresh: Spec | None) -> None:
     """Order ``options`` by likelihood. A listing met for the first time is the likeliest (it
     has to be met by someone); then one of the same owner, one the window fits in, the latest."""
     node = spec.node
+    above = _above(spec)
 
-    def unlikely(numbered: tuple[int, Spec]) -> tuple[bool, bool, bool, int]:
+    def unlikely(numbered: tuple[int, Spec]) -> tuple[bool, bool, bool, bool, int]:
         number, option = numbered
         target = option.node
         return (
+            not above.isdisjoint(_chain(canonical(option))),
             option is not fresh,
             target.owner.path != node.owner.path,
             node.target_offset + node.size > target.size,
@@ -220,6 +216,24 @@ def _choose(spec: Spec, options: list[Spec], fresh: Spec | None) -> None:
     ordered = list(dict.fromkeys(ordered))
     spec.target = ordered[0]
     spec.options = tuple(ordered) if len(ordered) > 1 else ()
+
+
+def _above(spec: Spec) -> set[Spec]:
+    """``spec`` and what holds it: an alias of those would show itself."""
+    above: set[Spec] = set()
+    at: Spec | None = spec
+    while at is not None:
+        above.add(at)
+        at = at.parent
+    return above
+
+
+def _chain(spec: Spec) -> list[Spec]:
+    """``spec`` and the aliases behind it, as far as they are known."""
+    chain = [spec]
+    while chain[-1].target is not None and chain[-1].target not in chain:
+        chain.append(chain[-1].target)
+    return chain
 
 
 def _canonical_regions(roots: list[Spec], shown: list[Spec]) -> list[Spec]:

@@ -7,7 +7,8 @@ learnt that lets QEMU's region win:
 * nothing answers there, yet a region of the model does: it does not answer for itself;
 * another region answers: it does, and each one drawn over it either lies under it (if they
   meet as siblings of equal priority whose order is unknown) or does not answer for itself;
-* the right region answers, but read-only or not: an alias or container above it is, or is not.
+* the right region answers, but read-only or not: an alias or container above it is, or is not;
+* QEMU drew the view from another root: a root that answers itself is never passed over.
 
 Then the views are drawn again, until they agree or nothing more can be learnt. No fact is
 turned round within one run, so this ends. The renderer itself never sees QEMU's views; a fact
@@ -16,13 +17,13 @@ is an order of two siblings, one bit, or the choice of an alias target.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
 
-from qemuglue.errors import ModelError, ProtocolError
-from qemuglue.memory import FlatView, MemoryRegion, MemoryRegionSection, RegionKind, render
-from qemuglue.mirror.model import Model, Snapshot
+from qemuglue.memory import FlatView, MemoryRegion, MemoryRegionSection, RegionKind
+from qemuglue.mirror.facts import Pair
+from qemuglue.mirror.layers import Layer, disagreements, draw, layers, passed_over
+from qemuglue.mirror.model import Model
 from qemuglue.mirror.views import (
     differences,
     model_lines,
@@ -31,134 +32,33 @@ from qemuglue.mirror.views import (
     same,
     type_of,
 )
-from qemuglue.qemu.mtree import TREE_COMMAND, FlatLine
+from qemuglue.qemu.mtree import FlatLine
 
 #: Drawings in one run. Each learns at least one fact of every view that differs; the machine
 #: that needs most takes 6.
 MAX_ROUNDS = 64
-#: Alias choices tried, when the text leaves several.
-MAX_TRIALS = 64
-#: Regions stacked over one address, walked through aliases.
-MAX_LAYERS = 10_000
-
-_END = 1 << 64
-
-
-class _Stretch(Protocol):
-    @property
-    def start(self) -> int: ...
-
-    @property
-    def last(self) -> int: ...
-
-
-_S = TypeVar("_S", bound=_Stretch)
 
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """A flat view QEMU shows, and the root of the space that shows it."""
+    """A flat view QEMU shows, and the root of the space that shows it. ``drawn`` is the name
+    of the region QEMU drew for it (roots that only stand for another are passed over)."""
 
     space: str
     root: MemoryRegion
+    drawn: str | None
     ranges: tuple[FlatLine, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Layer:
-    """A region over one address. ``path`` goes from the drawn root to it, aliases included."""
-
-    path: tuple[MemoryRegion, ...]
-    offset: int
-    nonvolatile: bool
-
-    @property
-    def region(self) -> MemoryRegion:
-        return self.path[-1]
-
-    @property
-    def readonly(self) -> bool:
-        return any(region.readonly for region in self.path)
-
-
-def draw(root: MemoryRegion) -> FlatView:
-    """The view of a space with this root. Raises ProtocolError where the text describes a tree
-    QEMU could not have drawn, such as a cycle of aliases."""
-    try:
-        return render(root)
-    except ModelError as error:
-        raise ProtocolError(
-            f"the tree cannot be drawn: {error}", channel=TREE_COMMAND, text=root.name
-        ) from error
-
-
-def layers(root: MemoryRegion, addr: int) -> list[Layer]:
-    """Every enabled region over ``addr`` that is no alias, in the order they are resolved."""
-    found: list[Layer] = []
-
-    def visit(region: MemoryRegion, base: int, path: tuple[MemoryRegion, ...], nv: bool) -> None:
-        base += region.addr
-        if not region.enabled or not base <= addr < base + region.size:
-            return
-        path = (*path, region)
-        nv = nv or region.nonvolatile
-        if region.alias is not None:
-            visit(region.alias, base - region.alias.addr - region.alias_offset, path, nv)
-            return
-        for child in region.subregions:
-            visit(child, base, path, nv)
-        if len(found) < MAX_LAYERS:
-            found.append(Layer(path, addr - base, nv))
-
-    visit(root, 0, (), False)
-    return found
-
-
-def disagreements(
-    view: FlatView, ranges: Sequence[FlatLine], labels: bool
-) -> Iterator[tuple[int, MemoryRegionSection | None, FlatLine | None]]:
-    """(first address, model's section, QEMU's range) of every stretch where the two tell
-    different things; one that is only cut differently is no disagreement."""
-    sections = view.sections
-    at = ours = theirs = 0
-    while at < _END:
-        while ours < len(sections) and sections[ours].last < at:
-            ours += 1
-        while theirs < len(ranges) and ranges[theirs].last < at:
-            theirs += 1
-        section, until_ours = _here(sections, ours, at)
-        line, until_theirs = _here(ranges, theirs, at)
-        if (section is None) != (line is None) or (
-            section is not None and line is not None and not _tells(section, line, labels)
-        ):
-            yield at, section, line
-        at = min(until_ours, until_theirs)
-
-
-def _here(items: Sequence[_S], number: int, at: int) -> tuple[_S | None, int]:
-    if number == len(items):
-        return None, _END
-    item = items[number]
-    return (item, item.last + 1) if item.start <= at else (None, item.start)
-
-
-def _tells(section: MemoryRegionSection, line: FlatLine, labels: bool) -> bool:
-    region = section.region
-    return (
-        region.name == line.name
-        and region.priority == line.priority
-        and section.offset - section.start == line.offset - line.start
-        and section.nonvolatile == line.nonvolatile
-        and owner_of(region) == line.owner.path
-        and line.type == ("rom" if section.readonly else type_of(region, labels))
-    )
-
-
 class Learner:
-    """One run over a set of observed views."""
+    """One run over a set of observed views. Where one address can be explained in several
+    ways, ``last_first`` takes the lowest fitting region instead of the topmost."""
 
-    def __init__(self, model: Model, observed: Sequence[Observed]) -> None:
+    def __init__(
+        self, model: Model, observed: Sequence[Observed], *, last_first: bool = False
+    ) -> None:
         self.model = model
+        self.last_first = last_first
         self.observed = observed
         self.views: dict[MemoryRegion, FlatView] = {}
         #: Regions that some flat view shows: they surely answer for themselves.
@@ -167,47 +67,88 @@ class Learner:
             for view in observed for line in view.ranges
         }
         self._bits: dict[tuple[MemoryRegion, str], bool] = {}
-        #: Containers whose older pair orders turned out stale, and were dropped.
-        self._renewed: set[MemoryRegion] = set()
+        self._pairs: set[Pair] = set()
 
     def draw(self) -> int:
         """Draw every view; the number of those that differ from QEMU's."""
         self.views = {}
+        drawn: dict[MemoryRegion | None, FlatView] = {}
         for view in self.observed:
             if view.root not in self.views:
-                self.views[view.root] = draw(view.root)
+                self.views[view.root] = draw(view.root, drawn)
         return len(self.wrong())
 
     def wrong(self) -> list[Observed]:
-        labels = self.model.labels
-        return [v for v in self.observed if not same(self.views[v.root], v.ranges, labels)]
+        # Hundreds of spaces can share a view, on both sides.
+        known: dict[tuple[int, int], bool] = {}
+        wrong: list[Observed] = []
+        for view in self.observed:
+            key = id(self.views[view.root]), id(view.ranges)
+            right = known.get(key)
+            if right is None:
+                right = known[key] = self._is_right(view)
+            if not right:
+                wrong.append(view)
+        return wrong
+
+    def _is_right(self, view: Observed) -> bool:
+        drawn = self.views[view.root]
+        return same(drawn, view.ranges, self.model.labels) and self._right_root(view)
+
+    def _right_root(self, view: Observed) -> bool:
+        drawn = self.views[view.root].root
+        return (None if drawn is None else drawn.name) == view.drawn
 
     def learn(self) -> int:
-        """Learn until the views agree or nothing helps; the number of views still wrong."""
+        """Learn until the views agree or nothing helps; the number of ranges still wrong."""
         left = self.draw()
-        if left and self.model.options:
-            self._choose_targets()
-            left = self.draw()
-        return self._repeat(left)
-
-    def _repeat(self, left: int) -> int:
         for _ in range(MAX_ROUNDS):
             if not left or not self._round():
                 break
             left = self.draw()
-        return left
+        labels = self.model.labels
+        return sum(
+            len(differences(view.space, model_lines(self.views[view.root], labels),
+                            qemu_lines(view.ranges))) or 1
+            for view in self.wrong()
+        )
 
     def _round(self) -> bool:
+        labels = self.model.labels
         progress = False
         for view in self.wrong():
+            if progress:  # what was learnt from the view before may have put this one right
+                self.views[view.root] = draw(view.root)
+                if self._is_right(view):
+                    continue
             drawn = self.views[view.root]
+            if self._root(view):
+                progress = True
+                continue
             cut = True
-            for at, section, line in disagreements(drawn, view.ranges, self.model.labels):
+            for at, section, line in disagreements(drawn, view.ranges, labels):
                 cut = False
-                progress |= self._explain(drawn.root or view.root, at, section, line)
+                roots = dict.fromkeys((drawn.root or view.root, view.root))
+                progress |= any(self._explain(root, at, section, line) for root in roots)
             if cut and drawn.root is not None:
                 progress |= self._cuts(drawn.root, drawn, view.ranges)
         return progress
+
+    def _root(self, view: Observed) -> bool:
+        """Learn from which region QEMU drew the view of: a root that answers itself is never
+        passed over, one that does not is, for its only child."""
+        passed = passed_over(view.root)
+        if self._right_root(view):
+            return False
+        for region in passed:
+            if region.name == view.drawn and not region.terminates:
+                return self._device(region) and self._bit(region, "terminates", True)
+        last = passed[-1]
+        return last.terminates and self._device(last) and self._bit(last, "terminates", False)
+
+    @staticmethod
+    def _device(region: MemoryRegion) -> bool:
+        return region.kind in (RegionKind.IO, RegionKind.CONTAINER)
 
     # -- one disagreement ------------------------------------------------------------------
 
@@ -219,6 +160,8 @@ class Learner:
         if line is None:
             return any([self._silence(one) for one in stack if one.region.terminates])
         fitting = [one for one in stack if self._fits(one, line, at)]
+        if self.last_first:
+            fitting.reverse()
         fitting.sort(key=lambda one: not one.region.terminates)
         wins = next((one for one in stack if one.region.terminates), None)
         if wins is not None and wins in fitting and wins.readonly == (line.type == "rom"):
@@ -246,7 +189,7 @@ class Learner:
                 return False
             progress = True
         for other in stack[: stack.index(winner)]:
-            if other.region.terminates and other.region is not winner.region:
+            if other.region.terminates:
                 progress |= self._lower(other, winner)
         readonly = line.type == "rom"
         if winner.readonly != readonly and not progress:
@@ -259,11 +202,16 @@ class Learner:
         shortest = min(len(other.path), len(winner.path))
         while fork < shortest and other.path[fork] is winner.path[fork]:
             fork += 1
-        sure = self._surely_answers(other.region)
+        sure = other.region is winner.region or self._surely_answers(other.region)
         if fork < shortest:
             first, second = winner.path[fork], other.path[fork]
-            siblings = first.container is not None and first.container is second.container
+            container = first.container
+            siblings = container is not None and container is second.container
             if siblings and self.model.known_order(first, second) is None:
+                assert container is not None
+                order = container.subregions
+                if order.index(first) < order.index(second):
+                    return False  # learnt since the stack was taken
                 # A region with children that is nowhere seen is likelier a container.
                 plain = sure or not other.region.subregions
                 if plain and self._pair(first, second):
@@ -273,7 +221,7 @@ class Learner:
 
     def _surely_answers(self, region: MemoryRegion) -> bool:
         return (
-            region.kind not in (RegionKind.IO, RegionKind.CONTAINER)
+            not self._device(region)
             or region in self.model.shown
             or (region.name, owner_of(region), region.priority) in self._seen
         )
@@ -335,50 +283,16 @@ class Learner:
 
     def _pair(self, first: MemoryRegion, second: MemoryRegion) -> bool:
         if self.model.add_pair(first, second):
+            self._pairs.add((first, second))
             return True
+        # Orders learnt in an earlier state may be stale; those of this run are not.
         container = first.container
         assert container is not None
-        if container in self._renewed:
-            return False
-        # The orders learnt in an earlier state may be stale: once a run they are dropped.
-        self._renewed.add(container)
-        self.model.facts.pairs.pop(container, None)
-        return self.model.add_pair(first, second)
-
-    # -- aliases whose target's name is not unique -----------------------------------------------
-
-    def _choose_targets(self) -> None:
-        """Try the other targets, one alias at a time, each with all that can then be learnt;
-        keep those that leave fewer ranges wrong, and nothing else that was learnt."""
-        before = self.model.snapshot()
-        chosen: dict[MemoryRegion, MemoryRegion] = {}
-        best = self._try(before, chosen)
-        trials = 0
-        for alias, options in list(self.model.options.items()):
-            for target in options:
-                if not best or trials == MAX_TRIALS:
-                    break
-                if target is not chosen.get(alias, options[0]):
-                    trials += 1
-                    result = self._try(before, {**chosen, alias: target})
-                    if result < best:
-                        best, chosen = result, {**chosen, alias: target}
-        self._reset(before, chosen)
-
-    def _try(self, before: Snapshot, chosen: dict[MemoryRegion, MemoryRegion]) -> int:
-        """The number of ranges still wrong after all that can be learnt with these targets."""
-        self._reset(before, chosen)
-        self._repeat(self.draw())
-        labels = self.model.labels
-        return sum(
-            len(differences(v.space, model_lines(self.views[v.root], labels),
-                            qemu_lines(v.ranges)))
-            for v in self.wrong()
-        )
-
-    def _reset(self, before: Snapshot, chosen: dict[MemoryRegion, MemoryRegion]) -> None:
-        self.model.restore(before)
-        self._bits.clear()
-        self._renewed.clear()
-        for alias, target in chosen.items():
-            self.model.set_target(alias, target)
+        known = self.model.facts.pairs.get(container, set())
+        stale = known - self._pairs
+        known -= stale
+        if stale and self.model.add_pair(first, second):
+            self._pairs.add((first, second))
+            return True
+        known |= stale
+        return False

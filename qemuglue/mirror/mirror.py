@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 from qemuglue.errors import ProtocolError
 from qemuglue.memory import AddressSpace, FlatView, MemoryRegion
 from qemuglue.mirror.facts import NOTHING, Inference
 from qemuglue.mirror.identity import identify
-from qemuglue.mirror.infer import Learner, Observed, draw
+from qemuglue.mirror.infer import Observed
+from qemuglue.mirror.layers import draw
 from qemuglue.mirror.layout import layout_of
 from qemuglue.mirror.model import Model
+from qemuglue.mirror.search import learn
 from qemuglue.mirror.views import (
     ViewDifference,
     differences,
@@ -155,11 +158,6 @@ class Mirror:
         return self._model.regions
 
     @property
-    def labels(self) -> bool:
-        """Whether this QEMU prints ``container`` for regions that lie in none."""
-        return self._model.labels
-
-    @property
     def memory(self) -> MirroredSpace:
         """The space that qtest enters: the first CPU's, or ``memory`` where there is none.
         Raises ProtocolError if there is neither."""
@@ -190,12 +188,19 @@ class Mirror:
         root are paired so that the fewest differ."""
         observed, unpaired = self._pair(parse_flat(flat) if isinstance(flat, str) else flat)
         found = list(unpaired)
+        labels = self._model.labels
+        right: set[tuple[int, int]] = set()
         for text, view in observed:
             drawn = self._views[view.root]
-            if not same(drawn, view.ranges, self.labels):
+            if (id(drawn), id(text)) in right:
+                continue
+            if not same(drawn, view.ranges, labels):
                 found.extend(differences(
-                    view.space, model_lines(drawn, self.labels), qemu_lines(view.ranges)
+                    view.space, model_lines(drawn, labels), qemu_lines(view.ranges)
                 ))
+            elif (None if drawn.root is None else drawn.root.name) == text.root:
+                right.add((id(drawn), id(text)))
+                continue
             ours = None if drawn.root is None else drawn.root.name
             if ours != text.root:
                 found.append(ViewDifference(
@@ -230,10 +235,11 @@ class Mirror:
     def _show(self) -> None:
         """Draw every root once and give each space its view."""
         self._views = {}
+        drawn: dict[MemoryRegion | None, FlatView] = {}
         for space in self.spaces:
             view = self._views.get(space.root)
             if view is None:
-                view = self._views[space.root] = draw(space.root)
+                view = self._views[space.root] = draw(space.root, drawn)
             space.show(space.root, view)
         self._layout = None
 
@@ -251,7 +257,7 @@ class Mirror:
 
     def _learn(self, views: Sequence[FlatText]) -> None:
         observed, _ = self._pair(views)
-        Learner(self._model, [view for _, view in observed]).learn()
+        learn(self._model, [view for _, view in observed])
         self._show()
         self._judge(views)
 
@@ -269,31 +275,47 @@ class Mirror:
             for shown in text.spaces:
                 theirs[shown.name, shown.root].append(text)
         for key, texts in theirs.items():
-            roots = ours.pop(key, [])
-            for text in self._by_fit(roots, texts):
-                if not roots:
-                    unpaired.append(ViewDifference(key[0], what="the tree does not list it"))
-                    continue
-                fits = [self._misfit(root, text) for root in roots]
-                root = roots.pop(fits.index(min(fits)))
-                paired.append((text, Observed(key[0], root, text.ranges)))
-            if roots:
-                ours[key] = roots
+            name, roots = key[0], ours.pop(key, [])
+            for root, text in self._fit(roots, texts):
+                paired.append((text, Observed(name, root, text.root, text.ranges)))
+            unpaired += [
+                ViewDifference(name, what="the tree does not list it")
+            ] * (len(texts) - len(roots))
+            unpaired += [
+                ViewDifference(name, what="no flat view lists it")
+            ] * (len(roots) - len(texts))
         for (name, _), left in ours.items():
-            for _ in left:
-                unpaired.append(ViewDifference(name, what="no flat view lists it"))
+            unpaired += [ViewDifference(name, what="no flat view lists it")] * len(left)
         return paired, unpaired
 
-    def _by_fit(self, roots: Sequence[MemoryRegion], texts: list[FlatText]) -> list[FlatText]:
-        """Views that fit some root exactly choose first."""
-        if len(texts) < 2:
-            return texts
-        return sorted(texts, key=lambda text: min(
-            (self._misfit(root, text) for root in roots), default=0
-        ))
+    def _fit(
+        self, roots: list[MemoryRegion], texts: list[FlatText]
+    ) -> list[tuple[MemoryRegion, FlatText]]:
+        """Pair roots with views: first what fits exactly, then what fits best. Hundreds of
+        devices can have spaces of one name, most of them sharing one view, so views are
+        compared once each."""
+        if len(roots) == len(texts) == 1:
+            return [(roots[0], texts[0])]
+        alike: defaultdict[FlatView, list[MemoryRegion]] = defaultdict(list)
+        for root in roots:
+            alike[self._views[root]].append(root)
+        wanted: dict[int, list[FlatText]] = {}
+        for text in texts:
+            wanted.setdefault(id(text), []).append(text)
+        costs = sorted(
+            ((self._misfit(view, same_text[0]), number, view, same_text)
+             for number, (view, same_text) in enumerate(product(alike, wanted.values()))),
+            key=lambda cost: cost[:2],
+        )
+        paired: list[tuple[MemoryRegion, FlatText]] = []
+        for _, _, view, same_text in costs:
+            while alike[view] and same_text:
+                paired.append((alike[view].pop(0), same_text.pop()))
+        return paired
 
-    def _misfit(self, root: MemoryRegion, text: FlatText) -> int:
-        drawn = self._views[root]
-        if same(drawn, text.ranges, self.labels):
+    def _misfit(self, drawn: FlatView, text: FlatText) -> int:
+        """The number of ranges that differ."""
+        if same(drawn, text.ranges, self._model.labels):
             return 0
-        return len(differences("", model_lines(drawn, self.labels), qemu_lines(text.ranges)))
+        labels = self._model.labels
+        return len(differences("", model_lines(drawn, labels), qemu_lines(text.ranges))) or 1

@@ -47,7 +47,8 @@ class Model:
 
     def __init__(self) -> None:
         self.facts = Facts()
-        self.labels = False
+        #: Regions that print as ``container`` instead of ``i/o``.
+        self.labels: frozenset[MemoryRegion] = frozenset()
         #: (name, root) of every address space, in print order; None: it has no root.
         self.spaces: tuple[tuple[str, MemoryRegion | None], ...] = ()
         #: Every region in sight, containers before their children.
@@ -68,7 +69,6 @@ class Model:
         """Bring every region to what the text says. Raises ProtocolError if that is no tree
         of regions. Facts about what is still there are kept."""
         matched = self._match(identity.regions)
-        self.labels = identity.labels
         specs = _in_alias_order(identity.regions)
         for spec in specs:
             if spec not in matched:
@@ -84,6 +84,9 @@ class Model:
         self._set_roots(identity, matched)
         self._place(identity, matched, moved, before)
         self.regions = tuple(matched[spec] for spec in identity.regions)
+        self.labels = frozenset(
+            matched[spec] for spec in identity.regions if spec.node.type == "container"
+        )
         self.spaces = tuple(
             (name, None if root is None else matched[root]) for name, root in identity.spaces
         )
@@ -345,6 +348,17 @@ class Model:
         return Snapshot(
             self.facts.copy(), {container: container.subregions for container in self.printed}
         )
+
+    def blank(self) -> Snapshot:
+        """The same tree as if nothing had been learnt yet."""
+        orders = {
+            container: tuple(sorted(
+                _guess(list(children), {child: (child.addr, 0) for child in children}),
+                key=lambda child: -child.priority,
+            ))
+            for container, children in self.printed.items()
+        }
+        return Snapshot(Facts(), orders)
 
     def restore(self, snapshot: Snapshot) -> None:
         """Go back to other facts of the same tree."""

@@ -6,7 +6,7 @@ both ends, priority, type, name, offset, owner, the read-only and the non-volati
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 from qemuglue.memory import FlatView, MemoryRegion, MemoryRegionSection, RegionKind
@@ -17,14 +17,16 @@ _TYPES = {
 }
 
 
-def type_of(region: MemoryRegion, labels: bool) -> str:
-    """The type QEMU prints for a region that is no alias (``memory_region_type``). ``labels``:
-    11.1 and later print ``container`` for what would be ``i/o`` but lies in no container."""
+#: Regions that QEMU prints as ``container`` (11.1 and later: what would be ``i/o`` but lies in
+#: no other region, seen or not). Empty for earlier versions.
+Labels = Container[MemoryRegion]
+
+
+def type_of(region: MemoryRegion, labels: Labels = ()) -> str:
+    """The type QEMU prints for a region that is no alias (``memory_region_type``)."""
     if region.kind is RegionKind.ROM_DEVICE and region.romd:
         return "romd"
-    return _TYPES.get(region.kind) or (
-        "container" if labels and region.container is None else "i/o"
-    )
+    return _TYPES.get(region.kind) or ("container" if region in labels else "i/o")
 
 
 def owner_of(region: MemoryRegion) -> str:
@@ -70,7 +72,7 @@ class ViewDifference:
         return f"{self.space}: model {self.model or 'nothing'}, QEMU {self.qemu or 'nothing'}"
 
 
-def model_lines(view: FlatView, labels: bool) -> list[RangeLine]:
+def model_lines(view: FlatView, labels: Labels) -> list[RangeLine]:
     """The ranges as QEMU would print them."""
     return [
         RangeLine(
@@ -104,7 +106,7 @@ def differences(
     ]
 
 
-def agrees(section: MemoryRegionSection, line: FlatLine, labels: bool) -> bool:
+def agrees(section: MemoryRegionSection, line: FlatLine, labels: Labels) -> bool:
     """Whether the two are one range in all that a comparison looks at."""
     region = section.region
     return (
@@ -119,7 +121,7 @@ def agrees(section: MemoryRegionSection, line: FlatLine, labels: bool) -> bool:
     )
 
 
-def same(view: FlatView, ranges: Sequence[FlatLine], labels: bool) -> bool:
+def same(view: FlatView, ranges: Sequence[FlatLine], labels: Labels) -> bool:
     """Whether a view is exactly QEMU's."""
     sections = view.sections
     return len(sections) == len(ranges) and all(

@@ -40,7 +40,7 @@ MAX_NODES = 200_000
 #: Ways to cut ``NAME @TARGET`` that are kept; no real name holds `` @`` even once.
 MAX_CUTS = 8
 #: Blocks of text whose parse is kept, so that an unchanged block costs nothing on a refresh.
-CACHED_BLOCKS = 256
+CACHED_BLOCKS = 1024
 
 #: Region types as QEMU prints them.
 TYPES = frozenset({"ram", "rom", "romd", "ramd", "i/o", "container"})

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from qemuglue.memory import AddressSpace, MemoryRegion, RegionKind
 from qemuglue.mirror import Mirror, type_of
-from qemuglue.mirror.infer import layers
+from qemuglue.mirror.layers import layers
 from qemuglue.mirror.shadow import Occurrence, occurrences
 from qemuglue.mirror.views import owner_of
 
@@ -73,7 +73,7 @@ def _flat_table(mirror: Mirror, names: str, space: AddressSpace) -> Table:
     table.add_column("owner", style="dim", overflow="ellipsis", no_wrap=True)
     for section in space.view.sections:
         region = section.region
-        kind = "rom" if section.readonly else type_of(region, False)
+        kind = "rom" if section.readonly else type_of(region)
         table.add_row(
             f"{section.start:016x}-{section.last:016x}", _size(section.size),
             Text(kind, _STYLES.get(kind, "")), Text(region.name, _STYLES.get(kind, "")),
@@ -118,7 +118,7 @@ def _tree_table(names: str, space: AddressSpace) -> Table:
 def _kind(region: MemoryRegion) -> str:
     if region.kind in (RegionKind.ALIAS, RegionKind.CONTAINER):
         return "alias" if region.alias is not None else "container"
-    return type_of(region, False)
+    return type_of(region)
 
 
 def _name(region: MemoryRegion) -> str:
@@ -174,7 +174,7 @@ def _space_document(space: AddressSpace, *, tree: bool, flat: bool) -> dict[str,
         document["ranges"] = [
             {
                 "start": f"{s.start:#x}", "last": f"{s.last:#x}", "size": f"{s.size:#x}",
-                "type": "rom" if s.readonly else type_of(s.region, False),
+                "type": "rom" if s.readonly else type_of(s.region),
                 "region": s.region.name, "owner": owner_of(s.region), "offset": f"{s.offset:#x}",
                 "priority": s.region.priority, "nonvolatile": s.nonvolatile,
                 "over": _beneath(space, s.start, s.region),
