@@ -100,10 +100,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     writer = StatusWriter(options.status_fd)
     try:
         one_input = _prepare(options, words, writer)
+        breeding = one_input.breeding(atheris) if isinstance(one_input, Harness) else {}
     except (UsageError, EnvironmentFailure) as error:
         writer.error(str(error), environment=True)
         return _sentence(error)
-    atheris.Setup(_command_line(words), one_input)
+    atheris.Setup(_command_line(words), one_input, **breeding)
     atheris.Fuzz()
     return 0
 
@@ -171,13 +172,11 @@ class Harness:
         self.in_campaign = in_campaign
 
     def __call__(self, data: bytes) -> None:
-        from qemuglue.campaign.worker import program_of
-
         work = self.work
         if self.in_campaign and work.over:
             self._end(0)
         try:
-            program = program_of(work.settings, work.explorer.layout, data)
+            program = work.decode(data)
             clean = work.perform(program, data)
         except EnvironmentFailure as error:
             # Not a crash file: the input has nothing to do with it.
@@ -195,6 +194,15 @@ class Harness:
             found = work.last
             told = f"{found.signature}, recorded in {found.path}" if found else "a known finding"
             raise AssertionError(told)
+
+    def breeding(self, atheris: Any) -> dict[str, Any]:
+        """How libFuzzer is to make new inputs: the arguments of ``atheris.Setup`` for it."""
+        from qemuglue.campaign.breeding import Breeder
+
+        work = self.work
+        breeder = Breeder(work.settings, work.explorer.layout, work.decode,
+                          lambda data, size: bytes(atheris.Mutate(data, size)))
+        return {"custom_mutator": breeder.mutate, "custom_crossover": breeder.cross}
 
     def _internal(self, error: Exception, data: bytes) -> NoReturn:
         """An error of ours: keep the input, tell the campaign, which starts another worker."""
@@ -257,12 +265,14 @@ def _command_line(words: Sequence[str]) -> list[str]:
 
 
 def _executable(word: str) -> str:
-    found = shutil.which(word)
-    if found is not None and not found.endswith(".py"):
-        return shlex.quote(os.path.abspath(found))  # noqa: PTH100 - keep the link's own name
-    if found is not None and os.access(found, os.X_OK):
-        return shlex.quote(os.path.abspath(found))  # noqa: PTH100
-    return f"{shlex.quote(sys.executable)} -m qemuglue.campaign.libfuzzer"
+    """How to start this program again. A script is started with this very Python: the one that
+    its first line finds may not have the package."""
+    path = Path(os.path.abspath(shutil.which(word) or word))  # noqa: PTH100 - links stay
+    if path == Path(__file__) or not path.exists():
+        return f"{shlex.quote(sys.executable)} -m qemuglue.campaign.libfuzzer"
+    if path.suffix == ".py" or not os.access(path, os.X_OK):
+        return f"{shlex.quote(sys.executable)} {shlex.quote(str(path))}"
+    return shlex.quote(str(path))
 
 
 def _sentence(error: Exception) -> int:

@@ -189,35 +189,39 @@ class StatusWriter:
 
 
 def described(finding: Finding) -> dict[str, Any]:
-    """A finding as a status line and a report carry it."""
+    """A finding as a status line and a report carry it. ``line`` is all of it in one sentence;
+    ``what``, ``model``, ``qemu`` and ``shown`` are its parts ("" where there is none)."""
     k, n = finding.confirmed
+    told = finding.details
+    operations = len(finding.program.operations)
+    parts = {
+        "what": str(told.get("error") or finding.signature), "model": "", "qemu": "",
+        "shown": f"{operations} operation{'s' * (operations != 1)}, "
+                 + (f"shown again {k} of {n} times" if k else "not shown again in a fresh QEMU"),
+    }
+    if finding.kind == "divergence":
+        region = told.get("region") or "unassigned"
+        verb = told.get("verb")
+        parts["what"] = (
+            f"{verb} at {told.get('address', '?')} ({region})" if verb else f"RAM ({region})"
+        )
+        parts["model"], parts["qemu"] = (
+            _last(told.get(side)) for side in ("model_says", "qemu_says")
+        )
+    line = parts["what"]
+    if parts["model"]:
+        line += f": the model says {parts['model']}; QEMU says {parts['qemu']}"
     return {
         "kind": finding.kind, "signature": finding.signature, "path": str(finding.path or ""),
-        "confirmed": [k, n], "defect": finding.defect, "line": one_line(finding),
+        "confirmed": [k, n], "defect": finding.defect, "line": f"{line}; {parts['shown']}",
+        **parts,
     }
 
 
-def one_line(finding: Finding) -> str:
-    """What is wrong, for a reader who knows nothing of it yet."""
-    told = finding.details
-    k, n = finding.confirmed
-    shown = f"shown again {k} of {n} times" if k else "not shown again in a fresh QEMU"
-    operations = len(finding.program.operations)
-    length = f"{operations} operation{'s' * (operations != 1)}"
-    if finding.kind == "divergence":
-        where = f"{told.get('verb', 'RAM')} at {told.get('address', '?')}"
-        if told.get("verb") is None:
-            where = "guest RAM"
-        model, seen = (_last(told.get(side)) for side in ("model_says", "qemu_says"))
-        what = f"{where} ({told.get('region', '?')}): the model says {model}, QEMU {seen}"
-    else:
-        what = str(told.get("error") or finding.signature)
-    return f"{what}; {length}, {shown}"
-
-
 def _last(lines: object) -> str:
+    """The piece on which model and QEMU part is the last of each account."""
     if isinstance(lines, list | tuple) and lines:
-        return str(lines[-1])
+        return str(lines[-1])[:MAX_TEXT]
     return "nothing"
 
 

@@ -129,6 +129,14 @@ class Work:
 
     # -- work ----------------------------------------------------------------------------------
 
+    def decode(self, data: bytes) -> Program:
+        """The program that ``data`` means on this machine; never fails."""
+        settings = self.settings
+        program = decode(
+            data, self.explorer.layout, settings.machine, settings.args, settings.operations
+        )
+        return settings.program(program.operations)
+
     def perform(self, program: Program, data: bytes = b"") -> bool:
         """Have one program executed; False when it led to a finding, new or known."""
         explorer = self.explorer
@@ -201,7 +209,7 @@ def run_random(work: Work) -> None:
         if work.over:
             return
         if number % settings.jobs == role.index:
-            work.perform(program_of(settings, layout, data), data)
+            work.perform(work.decode(data), data)
     kept = corpus.size()
     rng = role.rng(settings.seed)
     generator = even = Generator(layout)
@@ -215,13 +223,6 @@ def run_random(work: Work) -> None:
         clean = work.perform(program)
         if clean and work.fresh and kept < MAX_KEPT:
             kept += corpus.add(encode(program, layout))
-
-
-def program_of(settings: Settings, layout: Layout, data: bytes) -> Program:
-    """The program that ``data`` means under these settings."""
-    return settings.program(
-        decode(data, layout, settings.machine, settings.args, settings.operations).operations
-    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -6,6 +6,7 @@ able to tell whether something was found, what, and how to see it again.
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -16,13 +17,16 @@ from rich.text import Text
 
 from qemuglue.campaign.defects import DEFECTS
 from qemuglue.campaign.runner import Result
-from qemuglue.report.terminal import command, count, duration, percent
+from qemuglue.report.terminal import count, duration, finding_lines, percent
 from qemuglue.witness.verdict import SOFT, Kind, Tally, Verdict
 
 SCHEMA = 1
 
 #: Reasons shown on the page; the JSON has all.
 MAX_REASONS = 8
+
+#: Findings shown on the page; the folder and the JSON have all.
+MAX_FINDINGS = 20
 
 #: ``unjudged + adopted + learnt`` above this share is pointed out.
 SOFT_LIMIT = 0.02
@@ -116,6 +120,7 @@ def findings(result: Result) -> list[dict[str, Any]]:
             "kind": each.get("kind", kind), "signature": signature, "seen": seen,
             "planted": bool(result.settings.defect), "path": each.get("path") or None,
             "confirmed": each.get("confirmed"), "line": each.get("line", "recorded before"),
+            **{part: each.get(part, "") for part in ("what", "model", "qemu", "shown")},
         })
     return found
 
@@ -264,13 +269,14 @@ def _print_findings(result: Result, say: _Page) -> None:
     if not found:
         return
     say.text(f"{len(found)} finding{'s' * (len(found) != 1)}:", "bold")
-    for each in found:
+    for each in found[:MAX_FINDINGS]:
         say.text(f"  {each['signature']}  (seen {each['seen']} "
                  f"time{'s' * (each['seen'] != 1)})")
-        say.text(f"    {each['line']}")
-        if each["path"]:
-            say.text(f"    {each['path']}")
+        for text in finding_lines(each):
+            say.text(f"    {text}")
+    if len(found) > MAX_FINDINGS:
+        say.text(f"  and {len(found) - MAX_FINDINGS} more, in the folder")
     say.text(f"Findings folder: {settings.findings}")
     path = next((each["path"] for each in found if each["path"]), None)
     if path:
-        say.text(f"See the first again: {command(['qemuglue', 'replay', str(path)])}")
+        say.text(f"See the first again: {shlex.join(['qemuglue', 'replay', str(path)])}")

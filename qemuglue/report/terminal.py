@@ -6,7 +6,6 @@ text, never as markup.
 
 from __future__ import annotations
 
-import shlex
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -42,6 +41,7 @@ class Terminal:
         self._live: Live | None = None
         self._clock = clock
         self._next = 0.0
+        self._told: set[str] = set()
 
     def started(self, settings: Settings, build: Build, earlier: Totals | None) -> None:
         """The seed first, then everything it takes to repeat the run."""
@@ -80,9 +80,14 @@ class Terminal:
             self._print(line(snapshot))
 
     def finding(self, finding: Mapping[str, Any]) -> None:
+        """A signature is told once; what else has it is in the folder."""
+        if finding["signature"] in self._told:
+            return
+        self._told.add(finding["signature"])
         planted = " (planted defect)" if finding.get("defect") else ""
-        self._print(f"FOUND {finding['signature']}{planted}: {finding['line']}")
-        self._print(f"      {finding['path']}")
+        self._print(f"FOUND {finding['signature']}{planted}")
+        for text in finding_lines(finding):
+            self._print(f"      {text}")
 
     def say(self, text: str) -> None:
         self._print(text)
@@ -111,6 +116,16 @@ def line(snapshot: Snapshot) -> str:
     if snapshot.worker_deaths:
         parts.append(f"worker deaths {snapshot.worker_deaths}")
     return " | ".join(parts)
+
+
+def finding_lines(finding: Mapping[str, Any]) -> list[str]:
+    """A finding for people: where, what each side says, where it is recorded."""
+    lines = [f"{finding.get('what') or 'recorded by an earlier run'}"]
+    if finding.get("shown"):
+        lines[0] += f"; {finding['shown']}"
+    if finding.get("model"):
+        lines += [f"model says: {finding['model']}", f"QEMU says:  {finding['qemu']}"]
+    return [*lines, str(finding["path"])] if finding.get("path") else lines
 
 
 def _shares(totals: Totals) -> str:
@@ -177,8 +192,3 @@ def duration(seconds: float) -> str:
         return f"{minutes} min {rest} s" if rest else f"{minutes} min"
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min"
-
-
-def command(words: list[str]) -> str:
-    """A command line to copy."""
-    return shlex.join(words)

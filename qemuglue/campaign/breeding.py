@@ -1,0 +1,73 @@
+"""How the Atheris engine makes a new input of an old one: by operations more than by bytes.
+
+libFuzzer's own mutations change bytes, and inserting one shifts every record behind it. Most
+new inputs are therefore made on the program: operations inserted, moved, aimed elsewhere, given
+other values. Some are libFuzzer's (it knows the values that were compared), some are drawn
+anew. The same seed, bytes and layout give the same input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+
+from qemuglue.campaign.settings import Settings
+from qemuglue.program.codec import RECORD_SIZE, encode
+from qemuglue.program.generate import DEFAULT_WEIGHTS, Generator, swarm
+from qemuglue.program.layout import Layout
+from qemuglue.program.mutate import MutateOptions, Mutator, crossover
+from qemuglue.program.operation import Program
+
+#: Chances in a hundred: a mutation of libFuzzer's own; a program drawn anew.
+BYTES, ANEW = 20, 20
+
+#: Mutations stacked on one program at most; each itself stacks two on average.
+MAX_STACKED = 4
+
+#: libFuzzer's own mutation: (data, largest size) -> data.
+MutateBytes = Callable[[bytes, int], bytes]
+
+
+class Breeder:
+    """``mutate`` and ``cross`` have the forms that ``atheris.Setup`` takes as
+    ``custom_mutator`` and ``custom_crossover``."""
+
+    def __init__(
+        self, settings: Settings, layout: Layout, decode: Callable[[bytes], Program],
+        mutate_bytes: MutateBytes,
+    ) -> None:
+        self._settings = settings
+        self._layout = layout
+        self._decode = decode
+        self._mutate_bytes = mutate_bytes
+        self._mutator = Mutator(layout, MutateOptions(max_ops=settings.operations))
+        self._even = Generator(layout)
+
+    def mutate(self, data: bytes, max_size: int, seed: int) -> bytes:
+        """A new input of at most ``max_size`` bytes."""
+        rng = Random(seed)
+        draw = rng.randrange(100)
+        if draw < BYTES:
+            return self._mutate_bytes(data, max_size)[:max_size]
+        if draw < BYTES + ANEW:
+            generator = self._even
+            if rng.getrandbits(1):
+                generator = Generator(self._layout, swarm(rng, DEFAULT_WEIGHTS))
+            count = rng.randint(1, self._settings.operations)
+            program = self._settings.program(generator.operations(rng, count))
+        else:
+            program = self._decode(data)
+            for _ in range(rng.randint(1, MAX_STACKED)):
+                program = self._mutator.mutate(rng, program)
+        return self._bytes(program, max_size)
+
+    def cross(self, first: bytes, second: bytes, max_size: int, seed: int) -> bytes:
+        """An input with a stretch of each."""
+        mixed = crossover(Random(seed), self._decode(first), self._decode(second),
+                          self._settings.operations)
+        return self._bytes(mixed, max_size)
+
+    def _bytes(self, program: Program, max_size: int) -> bytes:
+        data = encode(program, self._layout)
+        whole = 1 + max(0, max_size - 1) // RECORD_SIZE * RECORD_SIZE
+        return data[:min(whole, max_size)]
