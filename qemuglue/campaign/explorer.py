@@ -46,6 +46,9 @@ SESSION_OPERATIONS = 20_000
 #: RAM is compared whole every so many programs; in between only the pages the model wrote.
 FULL_RAM_EVERY = 64
 
+#: Programs after which devices that were moved or unmapped are put back in their places.
+SETUP_EVERY = 4
+
 #: One signature is confirmed this often; after that it is counted and the session replaced.
 CONFIRMATIONS = 2
 
@@ -88,7 +91,7 @@ class Explorer:
         self._session: Session | None = None
         self._layout: Layout | None = None
         self._since_full = 0
-        self._base = ""
+        self._since_setup = 0
 
     # -- life cycle ----------------------------------------------------------------------------
 
@@ -151,7 +154,7 @@ class Explorer:
         self.progress.programs += 1
         clean = True
         try:
-            end = lockstep.run(steps)
+            end = lockstep.run(self._restored(session, steps))
             self._since_full += 1
             if end.stop is Stop.DONE and self._since_full >= FULL_RAM_EVERY:
                 self._since_full = 0
@@ -171,6 +174,16 @@ class Explorer:
         if self.features is not None:
             self.progress.shapes.update(self.features)
         return clean
+
+    def _restored(self, session: Session, steps: list[Step]) -> list[Step]:
+        """The steps, after the set-up once more if the map has changed for a while: programs
+        move and unmap the devices they are meant to reach."""
+        self._since_setup += 1
+        if self._since_setup < SETUP_EVERY or not session.changes:
+            return steps
+        self._since_setup = 0
+        session.changes = 0
+        return [*session.setup_steps, *steps]
 
     def _final_check(self, session: Session) -> None:
         """Every byte of RAM once more before a session ends."""
@@ -262,7 +275,7 @@ class Explorer:
 
     def _whole(self, session: Session) -> Program:
         """Everything this QEMU was told since its set-up, at absolute addresses."""
-        steps = session.journal[session.setup_length:]
+        steps = session.journal[len(session.setup_steps):]
         return Program(
             self.scene.config.full_name, self.scene.config.args,
             tuple(_absolute(step) for step in steps), self.scene.config.mode.value,

@@ -21,6 +21,9 @@ _READ = 0x02
 #: QEMU copies at most the length the guest gave, 32 bits; nothing here is longer than RAM.
 _STRUCTURE = 16
 
+#: Bytes of one transfer; the largest configuration item of a PC is a few hundred KiB.
+LONGEST = 1 << 20
+
 
 @dataclass(frozen=True, slots=True)
 class Kick:
@@ -71,6 +74,18 @@ def ranges(
         length = int.from_bytes(header[4:8], "big")
         if control & _READ:
             yield from _ram(memory, int.from_bytes(header[8:16], "big"), length)
+
+
+def floods(dma: FwCfgDma, memory: AddressSpace, offset: int, data: bytes) -> bool:
+    """Whether writing ``data`` at ``offset`` of the register starts a transfer that is longer
+    than ``LONGEST``. QEMU would do it, 4 bytes and a line of transcript at a time."""
+    last = offset + len(data)
+    if offset > 4 or last < 8:
+        return False
+    low = int.from_bytes(data[4 - offset : 8 - offset], "big")
+    high = int.from_bytes(data[:4], "big") << 32 if offset == 0 else dma.address
+    header = _peek(memory, (high | low) & MASK64, _STRUCTURE)
+    return header is not None and int.from_bytes(header[4:8], "big") > LONGEST
 
 
 def _peek(memory: AddressSpace, addr: int, size: int) -> bytes | None:

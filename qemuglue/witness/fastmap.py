@@ -13,6 +13,7 @@ from qemuglue.memory.attrs import UNSPECIFIED
 from qemuglue.memory.flatview import MemoryRegionSection
 from qemuglue.memory.region import MemoryRegion, RegionKind
 from qemuglue.witness.barriers import Barriers
+from qemuglue.witness.dma import KICK_REGIONS
 from qemuglue.witness.oddities import AVOIDED
 from qemuglue.witness.ram import TrackedBacking
 from qemuglue.witness.verdict import Kind
@@ -43,7 +44,8 @@ class FastMap:
     """Entry i covers [starts[i], limits[i]) of the space; index by bisect over ``starts``.
 
     ``rbarrier`` and ``wbarrier`` say whether a read or a write there ends its batch: None no,
-    "after" it does, "solo" it is alone in its batch, "avoid" it is not sent, "learnt" it depends on the offset.
+    "after" it does, "solo" it is alone in its batch, "kick" also,
+    because it may start a DMA that must be looked at first, "avoid" it is not sent, "learnt" it depends on the offset.
     """
 
     __slots__ = (
@@ -84,6 +86,8 @@ class FastMap:
 
 
 def _barrier(barriers: Barriers, region: MemoryRegion, is_write: bool) -> str | None:
+    if is_write and region.name in KICK_REGIONS:
+        return "kick"
     if is_write and barriers.always(region):
         return "after"
     return "learnt" if barriers.may(region, is_write) else None

@@ -23,7 +23,7 @@ from qemuglue.qemu.events import Event
 from qemuglue.qemu.events import Kind as EventKind
 from qemuglue.qemu.qtest import QtestDied, QtestHang
 from qemuglue.witness.contracts import Learned, with_endian
-from qemuglue.witness.dma import ranges
+from qemuglue.witness.dma import KICK_REGIONS, LONGEST, floods, ranges
 from qemuglue.witness.evidence import Expected
 from qemuglue.witness.face import (
     OK_REPLY,
@@ -158,7 +158,9 @@ class LockStep:
                 return index, None
             barrier = self._is_barrier(op, addr)
             if barrier is not None:
-                if barrier == "avoid" or (barrier == "solo" and index > at):
+                if barrier == "avoid" or (barrier in ("solo", "kick") and index > at):
+                    return index, None
+                if barrier == "kick" and self._floods(op, addr):
                     return index, None
                 return index + 1, steps[index]
         return stop, None
@@ -171,9 +173,24 @@ class LockStep:
         self.tally.cells[self._kind(op, addr), Verdict.UNJUDGED] += 1
         for section in self._sections(op, addr):
             why = self.session.unjudgeable(section.region)
+            if section.region.name in KICK_REGIONS:
+                why = f"{section.region.name}: a DMA of more than {LONGEST} bytes is not started"
             if why is not None:
                 self.tally.reasons[why] += 1
                 return
+
+    def _floods(self, op: Operation, addr: int) -> bool:
+        session = self.session
+        data = op.data if op.verb == "write" else bytes([op.value & 0xFF]) * op.size
+        if op.verb in SIZED_WRITES or op.verb in PORT_WRITES:
+            data = session.face.value_bytes(op.value, op.size)
+        for section in self._sections(op, addr):
+            if section.region.name in KICK_REGIONS:
+                start = section.start - addr
+                offset = section.offset if start >= 0 else section.offset - start
+                if floods(session.dma, session.mirror.memory, offset, data[max(0, start):]):
+                    return True
+        return False
 
     def _is_barrier(self, op: Operation, addr: int) -> str | None:
         """None; "after": the batch ends with it; "solo": it is a batch of its own."""

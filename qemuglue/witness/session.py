@@ -82,8 +82,9 @@ class Session:
         self._unknown: dict[MemoryRegion, str] = {}
         self._procmem: ProcMem | None = None
         self._replaced: dict[MemoryRegion, int] = {}
-        #: How many steps of the journal are the set-up's.
-        self.setup_length = 0
+        self.setup_steps: list[Step] = []
+        #: Counts changes of the map since the set-up was last performed.
+        self.changes = 0
 
     def __enter__(self) -> Session:
         self.process.__enter__()
@@ -114,7 +115,7 @@ class Session:
             request = b"".join(encode(op, addr) for op, addr in steps)
             self.process.channel.exchange(request, len(steps))
             self.journal.extend(steps)
-            self.setup_length = len(steps)
+            self.setup_steps = steps
         self.target_big = self.process.endianness == "big"
         self.process.monitor.round_trip()
         self.process.monitor.events()
@@ -238,6 +239,7 @@ class Session:
     def refresh(self) -> None:
         """Take the map again after it changed."""
         self.mirror.refresh(self.process.monitor.hmp)
+        self.changes += 1
         self.attach()
 
     def layout(self) -> Layout:
