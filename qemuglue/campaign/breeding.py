@@ -9,11 +9,12 @@ anew. The same seed, bytes and layout give the same input.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from random import Random
 
 from qemuglue.campaign.settings import Settings
 from qemuglue.program.codec import RECORD_SIZE, encode
-from qemuglue.program.generate import DEFAULT_WEIGHTS, Generator, swarm
+from qemuglue.program.generate import DEFAULT_WEIGHTS, Generator, Weights, swarm
 from qemuglue.program.layout import Layout
 from qemuglue.program.mutate import MutateOptions, Mutator, crossover
 from qemuglue.program.operation import Program
@@ -26,6 +27,22 @@ MAX_STACKED = 4
 
 #: libFuzzer's own mutation: (data, largest size) -> data.
 MutateBytes = Callable[[bytes, int], bytes]
+
+
+#: Of the wild mixes, so many in a hundred keep devices in; what they answer is what is tested.
+DEVICES_KEPT = 80
+
+
+def wild_weights(rng: Random) -> Weights:
+    """Wild weights, most of them with as many accesses to devices as to all other kinds: half
+    of all draws would leave devices out."""
+    weights = swarm(rng, DEFAULT_WEIGHTS)
+    if rng.randrange(100) >= DEVICES_KEPT:
+        return weights
+    kinds = dict(weights.kinds)
+    kinds["device"] = 0.0
+    kinds["device"] = sum(kinds.values()) or 1.0
+    return replace(weights, kinds=kinds)
 
 
 class Breeder:
@@ -52,7 +69,7 @@ class Breeder:
         if draw < BYTES + ANEW:
             generator = self._even
             if rng.getrandbits(1):
-                generator = Generator(self._layout, swarm(rng, DEFAULT_WEIGHTS))
+                generator = Generator(self._layout, wild_weights(rng))
             count = rng.randint(1, self._settings.operations)
             program = self._settings.program(generator.operations(rng, count))
         else:

@@ -196,9 +196,10 @@ class Campaign:
                 folder.mkdir(parents=True, exist_ok=True)
             (self.out / "lock").touch()
         except OSError as error:
+            taken = isinstance(error, FileExistsError | NotADirectoryError)
+            why = "is no folder" if taken else f"cannot be written: {error.strerror}"
             raise UsageError(
-                f"{error.filename or self.out} cannot be written: {error.strerror}; give another "
-                "folder with --out"
+                f"{error.filename or self.out} {why}; give another folder with --out"
             ) from None
 
     @contextlib.contextmanager

@@ -20,6 +20,7 @@ from pathlib import Path
 from random import Random
 from types import FrameType
 
+from qemuglue.campaign.breeding import wild_weights
 from qemuglue.campaign.corpus import MAX_KEPT, Corpus
 from qemuglue.campaign.explorer import CONFIRMATIONS, Explorer
 from qemuglue.campaign.feedback import regions_of, shape_id
@@ -34,7 +35,7 @@ from qemuglue.errors import (
     UsageError,
 )
 from qemuglue.program.codec import decode, encode
-from qemuglue.program.generate import DEFAULT_WEIGHTS, Generator, swarm
+from qemuglue.program.generate import Generator
 from qemuglue.program.layout import Layout
 from qemuglue.program.operation import Program
 
@@ -217,7 +218,7 @@ def run_random(work: Work) -> None:
     while not work.over:
         if count % PHASE == 0:
             wild = count // PHASE % 2 == 1
-            generator = Generator(layout, swarm(rng, DEFAULT_WEIGHTS)) if wild else even
+            generator = Generator(layout, wild_weights(rng)) if wild else even
         count += 1
         program = settings.program(generator.operations(rng, settings.operations))
         clean = work.perform(program)
