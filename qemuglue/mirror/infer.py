@@ -220,18 +220,21 @@ class Learner:
         return not sure and self._silence(other)
 
     def _surely_answers(self, region: MemoryRegion) -> bool:
+        """Memory does, unless there is none (sizes 0 and 1 print alike); so does what a flat
+        view shows, now or before."""
         return (
-            not self._device(region)
-            or region in self.model.shown
+            region in self.model.shown
+            or (not self._device(region) and region.size != 1)
             or (region.name, owner_of(region), region.priority) in self._seen
         )
 
     def _silence(self, layer: Layer) -> bool:
         region = layer.region
-        if region.kind is not RegionKind.IO:
-            # Memory answers, unless there is none: sizes 0 and 1 print alike.
-            return region.size == 1 and self._bit(region, "empty", True)
-        return self._bit(region, "terminates", False)
+        if region in self.model.shown:
+            return False
+        if self._device(region):
+            return self._bit(region, "terminates", False)
+        return region.size == 1 and self._bit(region, "empty", True)
 
     def _unempty(self, root: MemoryRegion, at: int, line: FlatLine) -> bool:
         """A region taken for empty that is one byte after all."""

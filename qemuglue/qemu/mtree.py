@@ -59,6 +59,8 @@ _ACCELERATORS = "(?: (?:KVM|HVF|WHPX|MSHV|NVMM|Xen))*"
 _RANGE = re.compile(rf"  {_HEAD}(.*?)(?: @{_HEX})?{_OWNER}{_ACCELERATORS}")
 _VIEW_SPACE = re.compile(r' AS "(.*)", root: (.*?)(?:, alias (.*))?')
 _SECTION = re.compile(rf"      #(\d{{1,9}}) @{_HEX}\.\.{_HEX} (.*?)((?: \[[A-Za-z ]+\])*)")
+#: Never in a name; the tab stands before the nodes of a dispatch tree.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 _PART = re.compile(r" (owner|parent):\{(dev|obj) (path|id|type)=([^{}]*)\}")
 
 
@@ -215,8 +217,13 @@ def _blocks(text: str, channel: str) -> list[tuple[int, tuple[str, ...]]]:
                             text=text[:200])
     blocks: list[tuple[int, tuple[str, ...]]] = []
     lines: list[str] = []
-    # CR is dropped only where it belongs to the line end, so that one inside a name shows.
-    for number, line in enumerate(text.replace("\r\n", "\n").split("\n"), 1):
+    text = text.replace("\r\n", "\n")
+    control = _CONTROL.search(text)
+    if control is not None:
+        raise _bad(channel, text.count("\n", 0, control.start()) + 1,
+                   f"control character {control[0]!r}", "")
+    *whole_lines, rest = text.split("\n")
+    for number, line in enumerate(whole_lines, 1):
         if len(line) > MAX_LINE:
             raise _bad(channel, number, f"longer than {MAX_LINE} characters", line)
         if line:
@@ -224,9 +231,9 @@ def _blocks(text: str, channel: str) -> list[tuple[int, tuple[str, ...]]]:
         elif lines:
             blocks.append((number - len(lines), tuple(lines)))
             lines = []
-    if lines:
+    if lines or rest:
         # The last block always ends in an empty line: a text cut short must not pass.
-        raise _bad(channel, number, "the answer ends inside a block", lines[-1])
+        raise _bad(channel, len(whole_lines) + 1, "the answer ends inside a block", rest)
     return blocks
 
 
@@ -343,8 +350,8 @@ def _view_at(block: tuple[str, ...], first_line: int) -> FlatText:
         at += 1
     title = " Root memory region: "
     if not spaces or at == len(block) or not block[at].startswith(title):
-        raise _bad(FLAT_COMMAND, first_line + at, "no root memory region",
-                   block[min(at, len(block) - 1)])
+        at = min(at, len(block) - 1)
+        raise _bad(FLAT_COMMAND, first_line + at, "no root memory region", block[at])
     root: str | None = block[at][len(title):]
     at += 1
     if block[at:] == ("  No rendered FlatView",):
