@@ -47,7 +47,7 @@ SESSION_OPERATIONS = 20_000
 FULL_RAM_EVERY = 64
 
 #: Programs after which devices that were moved or unmapped are put back in their places.
-SETUP_EVERY = 4
+SETUP_EVERY = 16
 
 #: One signature is confirmed this often; after that it is counted and the session replaced.
 CONFIRMATIONS = 2

@@ -438,7 +438,7 @@ class LockStep:
         if evidence.mismatch is not None:
             return self._suspect(op, addr, index, "access")
         if outcome.reply != reply:
-            if self._may_be_dma():
+            if any(section.region.is_ram for section in sections) and self._may_be_dma():
                 cells[kind, Verdict.UNJUDGED] += 1
                 session.ram.adopt_all()
                 return None

@@ -14,7 +14,6 @@ from types import TracebackType
 from qemuglue.errors import QemuFailure, UsageError
 from qemuglue.memory.address_space import AddressSpace
 from qemuglue.memory.contract import UNASSIGNED_CONTRACT, Contract
-from qemuglue.memory.flatview import UNASSIGNED
 from qemuglue.memory.region import MemoryRegion, RegionKind
 from qemuglue.memory.rules import Rules, rules_for
 from qemuglue.mirror import Mirror
@@ -258,8 +257,15 @@ class Session:
         return parse(self.process.transcript.read_new())
 
     def quiesce(self) -> list[str]:
-        """A monitor round trip, so that the main loop has run; names of QMP events since."""
-        self.process.monitor.round_trip()
+        """Let the main loop run; names of QMP events since the last time.
+
+        A reset or power-off that an operation asked for is carried out when QEMU's main loop
+        comes round, before it takes the next qtest command: so one more command that leaves no
+        trace is enough, and its reply comes after QMP's event.
+        """
+        self.process.channel.exchange(b"endianness\n", 1)
+        if not self.process.monitor.pending():
+            return []
         return [event.name for event in self.process.monitor.events()]
 
     def reset_seen(self) -> bool:
@@ -272,16 +278,13 @@ class Session:
     # -- knowledge of the map ----------------------------------------------------------------------
 
     def dma_suspects(self) -> list[str]:
-        """Devices whose own address space shows something: they could write RAM by
-        themselves, and nothing here decodes what they were told to do."""
+        """Devices whose own address space shows RAM: they could write it by themselves, and
+        nothing here decodes what they were told to do."""
         passive = {"memory", "I/O"}
         return sorted(
             {
                 space.name for space in self.mirror.spaces
                 if space.name not in passive and not space.name.startswith("cpu-")
-                and any(
-                    section.region is not UNASSIGNED and not is_io_root(section.region)
-                    for section in space.view.sections
-                )
+                and any(section.region.is_ram for section in space.view.sections)
             }
         )
