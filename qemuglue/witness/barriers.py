@@ -1,14 +1,14 @@
 """Which operations end a batch: they may change the map, reset, power off or start DMA.
 
-QEMU takes about 1 KB of qtest text at a time and runs its bottom halves in between, so what
+QEMU takes about 1 KB of qtest text at a time and runs its main loop in between, so what
 follows such an operation in the same batch runs on a state nobody can know. Known kinds are
-data here; what a run teaches is kept beside them.
+data here, down to the written value where that decides; what a run teaches is kept beside them.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 
 from qemuglue.memory.region import MemoryRegion
 
@@ -17,13 +17,39 @@ TOPOLOGY_REGIONS = re.compile(
     r"pci-conf-data|pcie-mmcfg(-mmio)?|pcie-ecam|pci-vga\.ioports remapped|lsi-.*conf"
 )
 
-#: Writes whose effect comes from QEMU's main loop (reset, power-off) or that start a DMA which
-#: is decoded: the harness makes a monitor round trip before it goes on. Other bus masters
-#: cannot touch RAM before the program switches them on, and are then named as suspects.
+#: Writes whose effect comes from QEMU's main loop: the harness makes sure it has come round.
 ASYNC_REGIONS = re.compile(
-    r".*reset-control|port92|i8042-.*|kbd|acpi-cnt|acpi-tmr|acpi-evt|ICH9-PM|ich9-pm|apm-.*|"
-    r"fwcfg\.dma|generic_event_device|acpi-ged.*|gpio-.*|pl061|sifive_test|riscv\.sifive\.test"
+    r"i8042-data|fwcfg\.dma|kbd|generic_event_device|acpi-ged.*|pl061|sifive_test|"
+    r"riscv\.sifive\.test"
 )
+
+#: (offset in the region, bytes written) -> may this reset or power off?
+_Test = Callable[[int, bytes], bool]
+
+
+def _byte(at: int, test: Callable[[int], bool]) -> _Test:
+    """A test of the byte written at offset ``at`` of the region, if the write reaches it."""
+
+    def written(offset: int, data: bytes) -> bool:
+        return offset <= at < offset + len(data) and test(data[at - offset])
+
+    return written
+
+
+#: The same where the value decides. Names of regions as QEMU gives them.
+BY_VALUE: dict[str, _Test] = {
+    # PC/AT reset register: bit 2 resets (hw/isa, hw/acpi: ``rcr_write``).
+    **dict.fromkeys(
+        ("lpc-reset-control", "piix-reset-control", "piix3-reset-control"),
+        _byte(0, lambda value: bool(value & 0x04)),
+    ),
+    # Fast reset: bit 0 (``port92_write``).
+    "port92": _byte(0, lambda value: bool(value & 0x01)),
+    # Keyboard controller: 0xfx pulses output lines, reset among them (``kbd_write_command``).
+    "i8042-cmd": _byte(0, lambda value: value >= 0xF0),
+    # PM1 control: SLP_EN, bit 13 (``acpi_pm1_cnt_write``).
+    "acpi-cnt": _byte(1, lambda value: bool(value & 0x20)),
+}
 
 
 class Barriers:
@@ -35,7 +61,10 @@ class Barriers:
         self._keys: set[tuple[Hashable, bool]] = set()
 
     def learn(self, region: MemoryRegion, offset: int, is_write: bool) -> None:
-        key = region.key if region.key is not None else region.name
+        """An access to ``offset`` was seen to reset or to change the map."""
+        if is_write and (self.always(region) or region.name in BY_VALUE):
+            return
+        key = _key(region)
         self.learnt.add((key, offset >> 2, is_write))
         self._keys.add((key, is_write))
 
@@ -49,16 +78,23 @@ class Barriers:
         return not TOPOLOGY_REGIONS.fullmatch(region.name)
 
     def may(self, region: MemoryRegion, is_write: bool) -> bool:
-        """Whether some offset of the region was learnt to be a barrier."""
-        key = region.key if region.key is not None else region.name
-        return (key, is_write) in self._keys
+        """Whether some access to the region is a barrier: ask ``has`` then."""
+        if is_write and region.name in BY_VALUE:
+            return True
+        return (_key(region), is_write) in self._keys
 
-    def has(self, region: MemoryRegion, offset: int, size: int, is_write: bool) -> bool:
-        """Whether an access to these bytes was learnt to be a barrier."""
-        key = region.key if region.key is not None else region.name
+    def has(self, region: MemoryRegion, offset: int, size: int, data: bytes | None) -> bool:
+        """Whether an access to these bytes is one; ``data`` is None for a read."""
+        if data is not None and region.name in BY_VALUE:
+            return BY_VALUE[region.name](offset, data)
+        key, is_write = _key(region), data is not None
         last = (offset + size - 1) >> 2
         if last - (offset >> 2) > 64:
             return True
         return any(
             (key, word, is_write) in self.learnt for word in range(offset >> 2, last + 1)
         )
+
+
+def _key(region: MemoryRegion) -> Hashable:
+    return region.key if region.key is not None else region.name

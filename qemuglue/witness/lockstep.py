@@ -181,9 +181,7 @@ class LockStep:
 
     def _floods(self, op: Operation, addr: int) -> bool:
         session = self.session
-        data = op.data if op.verb == "write" else bytes([op.value & 0xFF]) * op.size
-        if op.verb in SIZED_WRITES or op.verb in PORT_WRITES:
-            data = session.face.value_bytes(op.value, op.size)
+        data = self._written(op)
         for section in self._sections(op, addr):
             if section.region.name in KICK_REGIONS:
                 start = section.start - addr
@@ -191,6 +189,14 @@ class LockStep:
                 if floods(session.dma, session.mirror.memory, offset, data[max(0, start):]):
                     return True
         return False
+
+    def _written(self, op: Operation) -> bytes:
+        """The bytes a write moves, in address order."""
+        if op.verb == "write":
+            return op.data
+        if op.verb == "memset":
+            return bytes([op.value]) * op.size
+        return self.session.face.value_bytes(op.value, op.size)
 
     def _is_barrier(self, op: Operation, addr: int) -> str | None:
         """None; "after": the batch ends with it; "solo": it is a batch of its own."""
@@ -205,9 +211,11 @@ class LockStep:
                 if rule != "learnt":
                     return rule
                 section = fast.sections[i]
+                start = max(addr, section.start)
+                size = min(last, fast.limits[i]) - start
+                data = None if is_read else self._written(op)[start - addr :]
                 if self.session.knowledge.barriers.has(
-                    section.region, max(addr, section.start) + fast.delta[i],
-                    min(last, fast.limits[i]) - max(addr, section.start), not is_read,
+                    section.region, start + fast.delta[i], size, data
                 ):
                     return "after"
             if last <= fast.limits[i]:
