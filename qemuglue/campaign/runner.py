@@ -28,7 +28,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -142,17 +142,20 @@ class _Worker:
 
 
 class Campaign:
-    """``run`` it once. Must be made and run on the main thread (signals, and the kernel watches
+    """``run`` it once. ``seeds`` are folders of inputs to begin with; ``until_found`` ends it at
+    the first finding. Must be made and run on the main thread (signals, and the kernel watches
     the thread that starts a worker).
 
     :raise EnvironmentFailure, UsageError: by ``run``, before any worker started.
     """
 
     def __init__(
-        self, settings: Settings, observer: Observer, *,
-        clock: Callable[[], float] = time.monotonic,
+        self, settings: Settings, observer: Observer, *, seeds: Sequence[Path] = (),
+        until_found: bool = False, clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.settings = settings
+        self._seeds = seeds
+        self._until_found = until_found
         self.out = Path(settings.out)
         self._observer = observer
         self._clock = clock
@@ -217,6 +220,11 @@ class Campaign:
         """All that can be wrong with the settings, told before anything is started."""
         known = load_totals(self.out / "status.json")
         Corpus(self.settings.corpus).check()
+        for folder in self._seeds:
+            if not folder.is_dir():
+                raise UsageError(f"{folder} is no folder; give a corpus")
+            for _, data in Corpus(folder).inputs():
+                Corpus(self.settings.corpus).add(data)
         if known is not None:
             _same_machine(self.out, known[0], self.settings)
             self._earlier = known[1]
@@ -250,7 +258,8 @@ class Campaign:
             self._observer.progress(self._snapshot(now))
             if all(worker.done for worker in self._workers):
                 return
-            if self._stops or self._failed:
+            found = self._until_found and self._shared.findings
+            if self._stops or self._failed or found:
                 self._stop_workers(STOP_GRACE_S)
                 return
             if self.settings.seconds and now > self._start + self.settings.seconds + GRACE_S:

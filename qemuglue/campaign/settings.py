@@ -141,7 +141,9 @@ class Settings:
             for name, kind in NAMES.items():
                 value = data[name]
                 if kind is tuple:
-                    if not all(isinstance(word, str) for word in value):
+                    if not isinstance(value, list) or not all(
+                        isinstance(word, str) for word in value
+                    ):
                         raise TypeError(name)
                     value = tuple(value)
                 elif kind is float:

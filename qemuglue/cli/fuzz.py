@@ -49,6 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", metavar="DIR",
         help="the campaign's folder; an earlier campaign there is resumed (default: a new one "
              "in ./findings)")
+    add("--corpus", type=Path, action="append", default=[], metavar="DIR",
+        help="begin with these inputs too; may be repeated")
+    add("--until-found", action="store_true", help="end at the first finding")
     add_seed(parser)
     add("--defect", metavar="NAME",
         help=f"plant this defect in the model (canary's default: {DEFAULT_DEFECT}; "
@@ -61,7 +64,9 @@ def run(args: argparse.Namespace) -> int:
     if args.engine is None and settings.engine == "random":
         progress("Atheris is not installed: programs are drawn, not bred (--engine random); "
                  "`pip install 'qemuglue[fuzz]'` brings it")
-    result = Campaign(settings, Terminal()).run()
+    result = Campaign(
+        settings, Terminal(), seeds=args.corpus, until_found=args.until_found,
+    ).run()
     if args.json:
         print_json(document(result))
     else:

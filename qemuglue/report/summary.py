@@ -47,7 +47,7 @@ def exit_code(result: Result) -> int:
     """0 nothing found, 1 found, 130 interrupted; 2 when it could not go on."""
     if result.interrupted:
         return 130
-    if result.totals.found:
+    if findings(result):
         return 1
     return 2 if result.failed else 0
 
@@ -107,22 +107,30 @@ def document(result: Result) -> dict[str, Any]:
 
 
 def findings(result: Result) -> list[dict[str, Any]]:
-    """One entry a signature of this run: where it is recorded (this run's first, else an
-    earlier run's), and how often it was seen."""
+    """One entry a signature: what this run recorded, then what it came upon again of earlier
+    runs. A suspicion is counted under what the batch showed and recorded under what the slow
+    judge saw, which may differ: what has no record of its own is left out beside one that has.
+    """
     recorded: dict[str, dict[str, Any]] = {}
-    for each in (*result.totals.findings, *result.all_runs.findings):
+    for each in result.totals.findings:
         recorded.setdefault(str(each["signature"]), each)
-    found: list[dict[str, Any]] = []
-    for signature, seen in result.totals.found.items():
-        each = recorded.get(signature, {})
-        kind = signature.partition(":")[0]
-        found.append({
-            "kind": each.get("kind", kind), "signature": signature, "seen": seen,
-            "planted": bool(result.settings.defect), "path": each.get("path") or None,
-            "confirmed": each.get("confirmed"), "line": each.get("line", "recorded before"),
-            **{part: each.get(part, "") for part in ("what", "model", "qemu", "shown")},
-        })
-    return found
+    seen = result.totals.found
+    for each in result.all_runs.findings:
+        if each["signature"] in seen:
+            recorded.setdefault(str(each["signature"]), each)
+    names = list(recorded) or list(seen)
+    return [_entry(name, recorded.get(name, {}), seen.get(name, 1), result) for name in names]
+
+
+def _entry(
+    signature: str, each: dict[str, Any], seen: int, result: Result
+) -> dict[str, Any]:
+    return {
+        "kind": each.get("kind", signature.partition(":")[0]), "signature": signature,
+        "seen": seen, "planted": bool(result.settings.defect), "path": each.get("path") or None,
+        "confirmed": each.get("confirmed"), "line": each.get("line", "recorded before"),
+        **{part: each.get(part, "") for part in ("what", "model", "qemu", "shown")},
+    }
 
 
 def device_share(tally: Tally) -> float:
