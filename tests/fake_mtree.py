@@ -74,26 +74,26 @@ class FakeMtree:
 
     def flat(self) -> str:
         views = [(name, root, render(root)) for name, root in self.spaces]
-        groups: dict[object, list[tuple[str, MemoryRegion]]] = {}
+        groups: dict[MemoryRegion | None, list[tuple[str, MemoryRegion]]] = {}
         for name, root, view in views:
             groups.setdefault(view.root, []).append((name, root))
         drawn = {view.root: view for _, _, view in views}
         out: list[str] = []
-        for number, (root, members) in enumerate(groups.items()):
+        for number, (drawn_root, members) in enumerate(groups.items()):
             out.append(f"FlatView #{number}")
             for name, top in members:
                 alias = f", alias {top.alias.name}" if top.alias is not None else ""
                 out.append(f' AS "{name}", root: {top.name}{alias}')
-            shown = root.name if isinstance(root, MemoryRegion) else "(none)"
+            shown = "(none)" if drawn_root is None else drawn_root.name
             out.append(f" Root memory region: {shown}")
-            for s in drawn[root].sections:
+            for s in drawn[drawn_root].sections:
                 kind = "rom" if s.readonly else self.type_of(s.region)
                 offset = f" @{s.offset:016x}" if s.offset else ""
                 out.append(
                     f"  {s.start:016x}-{s.last:016x} (prio {s.region.priority}, "
                     f"{'nv-' * s.nonvolatile}{kind}): {s.region.name}{offset}{_owner(s.region)}"
                 )
-            if not drawn[root].sections:
+            if not drawn[drawn_root].sections:
                 out.append("  No rendered FlatView")
             out.append("")
         return "\n".join(out) + "\n"

@@ -14,7 +14,7 @@ from qemuglue.qemu.mtree import TREE_COMMAND, FlatLine
 
 #: Roots passed over in a row.
 MAX_PASSED = 200
-#: Regions stacked over one address, walked through aliases.
+#: Regions stacked over one address, walked through aliases. Real machines have at most 20.
 MAX_LAYERS = 10_000
 
 _END = 1 << 64
@@ -88,13 +88,22 @@ def passed_over(root: MemoryRegion) -> list[MemoryRegion]:
 
 
 def layers(root: MemoryRegion, addr: int) -> list[Layer]:
-    """Every enabled region over ``addr`` that is no alias, in the order they are resolved."""
+    """Every enabled region over ``addr`` that is no alias, in the order they are resolved.
+    Raises ProtocolError where they are absurdly many."""
     found: list[Layer] = []
+    passed = 0
 
     def visit(region: MemoryRegion, base: int, path: tuple[MemoryRegion, ...], nv: bool) -> None:
         base += region.addr
         if not region.enabled or not base <= addr < base + region.size:
             return
+        nonlocal passed
+        passed += 1
+        if passed > MAX_LAYERS:
+            raise ProtocolError(
+                f"more than {MAX_LAYERS} regions over {addr:#x}", channel=TREE_COMMAND,
+                text=root.name,
+            )
         path = (*path, region)
         nv = nv or region.nonvolatile
         if region.alias is not None:
@@ -102,8 +111,7 @@ def layers(root: MemoryRegion, addr: int) -> list[Layer]:
             return
         for child in region.subregions:
             visit(child, base, path, nv)
-        if len(found) < MAX_LAYERS:
-            found.append(Layer(path, addr - base, nv))
+        found.append(Layer(path, addr - base, nv))
 
     visit(root, 0, (), False)
     return found

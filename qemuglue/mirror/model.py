@@ -203,7 +203,7 @@ class Model:
                 printed[container] = children
             old = container.subregions
             inside = set(children)
-            if inside == set(old) and moved.isdisjoint(inside):
+            if children == self.printed.get(container, ()) and moved.isdisjoint(inside):
                 continue
             fresh = _guess([c for c in children if c in moved], addresses)
             kept = [c for c in old if c in inside and c not in moved]

@@ -9,7 +9,7 @@ import pytest
 from fake_mtree import FakeMtree
 
 from qemuglue.errors import ProtocolError
-from qemuglue.memory import MemoryRegion, RegionKind
+from qemuglue.memory import MemoryRegion, RegionKind, flatview
 from qemuglue.mirror import Mirror
 from qemuglue.mirror.order import arrange
 from qemuglue.mirror.shadow import occurrences
@@ -191,6 +191,48 @@ def test_equal_addresses_need_no_inference() -> None:
     assert mirror.exact and not mirror.inference.total and shown(mirror, 0) == "r3"
 
 
+def test_equal_addresses_added_again_follow_the_print_order() -> None:
+    one, other = MemoryRegion.io("one", 0x10), MemoryRegion.io("other", 0x10)
+    fake, system = machine((0, 0, one), (0, 0, other))
+    mirror = Mirror.take(fake.hmp)
+    assert shown(mirror, 0) == "other"
+    system.del_subregion(one)
+    system.add_subregion(0, one)
+    result = mirror.refresh(fake.hmp)
+    assert result.changed and result.predicted and shown(mirror, 0) == "one"
+
+
+def test_a_higher_priority_is_never_explained_by_an_order() -> None:
+    bare = MemoryRegion.container_of("bare", 0x10)
+    fake, _ = machine((0, 0, MemoryRegion.io("under", 0x20)), (0x8, 1, bare))
+    found = Mirror.take(fake.hmp).inference
+    assert (found.pairs, found.bits) == (0, 1) and "'bare'" in found.facts[0]
+
+
+def test_roots_that_print_alike_are_two_regions() -> None:
+    tops = [MemoryRegion.container_of("top", 0x100) for _ in range(2)]
+    for top in tops:
+        top.add_subregion(0, MemoryRegion.ram("ram", 0x10))
+    mirror = Mirror.take(FakeMtree([("memory", tops[0]), ("other", tops[1])]).hmp)
+    assert mirror.exact and len({space.root for space in mirror.spaces}) == 2
+
+
+def test_alias_targets_that_print_alike_are_two_regions() -> None:
+    system = MemoryRegion.container_of("system", 1 << 64)
+    for number in range(2):
+        box = MemoryRegion.container_of(f"box{number}", 0x100)
+        bank = MemoryRegion.ram("bank", 0x100, owner="/machine/dev")
+        box.add_subregion(0, bank)
+        system.add_subregion(0x1000 * number, box)
+        system.add_subregion(0x4000 + 0x1000 * number,
+                             MemoryRegion.alias_of(f"a{number}", bank, 0, 0x100))
+    mirror = Mirror.take(FakeMtree([("memory", system)]).hmp)
+    assert mirror.exact
+    targets = [region_of(mirror, f"a{number}").alias for number in range(2)]
+    boxes = {target.container.name for target in targets if target and target.container}
+    assert boxes == {"box0", "box1"}
+
+
 def test_region_objects_survive_moves_switches_and_absence() -> None:
     bar = MemoryRegion.io("bar", 0x20, owner="/machine/dev")
     fake, system = machine((0x100, 1, bar), (0x300, 0, MemoryRegion.ram("ram", 0x100)))
@@ -279,6 +321,8 @@ def test_sizes_0_and_1_print_alike() -> None:
     mirror = Mirror.take(fake.hmp)
     assert mirror.exact and mirror.inference.bits == 1 and shown(mirror, 0x10) == "dev"
     assert region_of(mirror, "hole").size == 0
+    hole.set_address(0x20)
+    assert mirror.refresh(fake.hmp).predicted and shown(mirror, 0x20) == "dev"
 
 
 def test_unmerged_neighbours_are_learnt() -> None:
@@ -380,6 +424,21 @@ def test_trees_that_no_qemu_could_draw_are_refused(tree: str) -> None:
         Mirror.take(lambda line: FLAT if "-f" in line else tree)
 
 
+def test_aliases_that_multiply_end_in_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thirty levels of two aliases each would be drawn 2^30 times."""
+    monkeypatch.setattr(flatview, "MAX_VISITS", 20_000)
+    region = MemoryRegion.io("leaf", 0x10)
+    for level in range(30):
+        above = MemoryRegion.container_of(f"c{level}", 0x10)
+        for side in "ab":
+            above.add_subregion(0, MemoryRegion.alias_of(f"{side}{level}", region, 0, 0x10))
+        region = above
+    small, _ = machine()
+    tree = FakeMtree([("memory", region)]).tree()
+    with pytest.raises(ProtocolError, match="cannot be drawn"):
+        Mirror.take(lambda line: small.flat() if "-f" in line else tree)
+
+
 def test_no_space_to_enter() -> None:
     tree = "address-space: x\n  0000000000000000-00000000000000ff (prio 0, i/o): system\n\n"
     mirror = Mirror.take(lambda line: FLAT.replace('"memory"', '"x"') if "-f" in line else tree)
@@ -424,3 +483,14 @@ def test_what_hides_what() -> None:
         "system": ("shown", ()), "over": ("shown", ()), "under": ("partly", ("over",)),
         "lost": ("hidden", ("over",)), "off": ("disabled", ()), "bare": ("empty", ()),
     }
+
+
+def test_what_a_disabled_part_holds_is_not_seen() -> None:
+    ram = MemoryRegion.ram("ram", 0x100)
+    box = MemoryRegion.container_of("box", 0x100)
+    off = MemoryRegion.alias_of("off", ram, 0, 0x100)
+    off.set_enabled(False)
+    box.add_subregion(0, off)
+    fake, _ = machine((0, 0, ram), (0, 1, MemoryRegion.alias_of("window", box, 0, 0x100)))
+    seen = {one.region.name: one.state for one in occurrences(Mirror.take(fake.hmp).memory)}
+    assert seen["window"] == "empty" and seen["ram"] == "shown"
