@@ -4,7 +4,8 @@ R20, QEMU ``system/qtest.c``: sized verbs move 1, 2, 4 or 8 bytes by ``address_s
 ``_write`` and take or give their value in the target's byte order; ``read``, ``write`` and
 ``memset`` move byte strings; ``in*``/``out*`` do the same in the I/O space (``cpu_inw`` reads
 two bytes and takes them in target order; from 11 on it is one ``address_space_lduw``, which is
-not cut: an unaligned port access that a region does not take is refused whole). The reply says OK whatever the MemTxResult was.
+not cut: an unaligned port access that a region does not take is refused whole). The reply says
+OK whatever the MemTxResult was.
 """
 
 from __future__ import annotations

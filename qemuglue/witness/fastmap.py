@@ -44,8 +44,8 @@ class FastMap:
     """Entry i covers [starts[i], limits[i]) of the space; index by bisect over ``starts``.
 
     ``rbarrier`` and ``wbarrier`` say whether a read or a write there ends its batch: None no,
-    "after" it does, "solo" it is alone in its batch, "kick" also,
-    because it may start a DMA that must be looked at first, "avoid" it is not sent, "learnt" it depends on the offset.
+    "after" it does, "solo" it is alone in its batch, "kick" also, because it may start a DMA
+    that must be looked at first, "avoid" it is not sent, "learnt" it depends on the access.
     """
 
     __slots__ = (

@@ -8,15 +8,17 @@ what QEMU says.
 from __future__ import annotations
 
 import enum
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypedDict
 
-from qemuglue.errors import QemuDied, QemuFailure, QemuHang, ResourceError
+from qemuglue.errors import ProtocolError, QemuDied, QemuFailure, QemuHang, ResourceError
 from qemuglue.memory.rules import Rules
 from qemuglue.program.layout import Layout
 from qemuglue.program.operation import Operation, Program
 from qemuglue.qemu.config import QemuConfig
+from qemuglue.qemu.process import QemuProcess
 from qemuglue.witness.death import crash_signature
 from qemuglue.witness.face import HostFace
 from qemuglue.witness.lockstep import LockStep, RunEnd, Stop, Suspicion
@@ -34,6 +36,10 @@ CONFIRM_TRIES = 3
 #: In a long program all of RAM is compared this often, in a short one after every operation;
 #: the pages that the model wrote always are.
 FULL_RAM_CHECKS = 256
+
+
+#: A killed process is reaped within milliseconds; a loaded host may take longer.
+DEATH_WAIT_S = 0.5
 
 
 class Kind(enum.Enum):
@@ -195,20 +201,33 @@ def failure_judgement(session: Session, error: QemuFailure) -> Judgement:
     process = session.process
     stderr = process.stderr_tail()
     evidence: Evidence = {"transcript": process.transcript.tail(), "command": process.command}
-    if isinstance(error, QemuDied):
-        if process.exit_status().polite:
+    if isinstance(error, QemuDied) or (isinstance(error, ProtocolError) and _has_ended(process)):
+        status = process.exit_status()
+        if status.polite:
             return Judgement(Kind.SHUTDOWN, "shutdown", stderr=stderr, **evidence)
-        signature = crash_signature(stderr, error.exit_code, error.signal)
+        signature = crash_signature(stderr, status.code, status.signal)
         return Judgement(Kind.CRASH, signature, stderr=stderr, error=str(error), **evidence)
     if isinstance(error, QemuHang):
         return Judgement(
             Kind.HANG, f"hang:{error.channel}", stderr=stderr, error=str(error), **evidence
         )
-    what = error.what if isinstance(error, ResourceError) else "protocol"
+    if isinstance(error, ResourceError):
+        signature = f"resource:{error.what.replace(' ', '-')}"
+        return Judgement(Kind.RESOURCE, signature, stderr=stderr, error=str(error), **evidence)
+    channel = error.channel if isinstance(error, ProtocolError) else "unknown"
     return Judgement(
-        Kind.RESOURCE, f"resource:{what.replace(' ', '-')}", stderr=stderr, error=str(error),
-        **evidence,
+        Kind.CRASH, f"crash:protocol:{channel}", stderr=stderr, error=str(error), **evidence
     )
+
+
+def _has_ended(process: QemuProcess) -> bool:
+    """A dying QEMU's last words can be cut in the middle before it can be seen to be dead."""
+    deadline = time.monotonic() + DEATH_WAIT_S
+    while process.poll():
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(0.01)
+    return True
 
 
 def divergence_signature(suspicion: Suspicion) -> str:

@@ -82,7 +82,8 @@ def learn_missing(session: Session) -> list[str]:
         try:
             probes = list(_observe(session, region, rules))
         except QemuFailure as error:
-            session.knowledge.hopeless[session.contract_key(region)] = f"probing it ended with: {error}"
+            key = session.contract_key(region)
+            session.knowledge.hopeless[key] = f"probing it ended with: {error}"
             raise
         learned = explain(rules, probes, cache)
         if learned is None:
@@ -212,7 +213,8 @@ def explain(
             if seen.reason == "rejected":
                 facts[seen.offset, seen.size, probe.is_write] = False
     shape = tuple(
-        (probe.offset & 7, probe.size, probe.is_write, probe.single, min(probe.stop - probe.offset, 16),
+        (probe.offset & 7, probe.size, probe.is_write, probe.single,
+         min(probe.stop - probe.offset, 16),
          tuple((s.offset - probe.offset, s.size, s.reason, s.minimum, s.maximum)
                for s in probe.seen))
         for probe in probes
