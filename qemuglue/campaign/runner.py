@@ -57,6 +57,10 @@ RATE_WINDOW_S = 5.0
 #: A worker that dies is started again this often before its place stays empty.
 MAX_LIVES = 20
 
+#: A worker whose surroundings fail it before any program ran is started again this often: the
+#: campaign has seen QEMU start, so it may have been an accident.
+MAX_FALSE_STARTS = 3
+
 #: Two deaths of one worker are at least this far apart, or the machine does nothing else.
 REST_S = 1.0
 
@@ -369,8 +373,10 @@ class Campaign:
             return
         self._deaths += 1
         why = worker.error or _how(process.returncode)
-        if worker.environment and not any(each.programs for each in self._workers):
+        false_start = worker.environment and not any(each.programs for each in self._workers)
+        if false_start and worker.life + 1 >= MAX_FALSE_STARTS:
             self._failed = why
+            self._observer.say(why)
             worker.done = True
             return
         if worker.life + 1 >= MAX_LIVES:

@@ -1,0 +1,109 @@
+"""``qemuglue-fuzz`` as libFuzzer executable: every mode that starts further processes works."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from qemuglue.campaign.feedback import has_atheris
+from qemuglue.campaign.findings import read_finding
+from qemuglue.qemu.builds import Build
+
+pytestmark = [
+    pytest.mark.qemu,
+    pytest.mark.skipif(not has_atheris(), reason="Atheris is not installed"),
+]
+
+ROOT = Path(__file__).parents[2]
+SEEDS = ROOT / "corpora" / "access"
+SCRIPT = Path(sys.executable).parent / "qemuglue-fuzz"
+
+
+def fuzz(
+    build: Build, cwd: Path, *words: str, target: str = "access", script: bool = False
+) -> subprocess.CompletedProcess[str]:
+    """Run it in ``cwd``; as the console script, or as the thin script beside the sources."""
+    start = [str(SCRIPT), f"--target={target}"]
+    if script:
+        start = [sys.executable, str(ROOT / "fuzz" / f"{target}_fuzzer.py")]
+    return subprocess.run(
+        [*start, f"--build={build.name}", *words], cwd=cwd, capture_output=True, text=True,
+        timeout=110, check=False,
+    )
+
+
+def test_a_few_runs(build: Build, tmp_path: Path) -> None:
+    done = fuzz(build, tmp_path, "-runs=20", str(SEEDS))
+    assert done.returncode == 0, done.stderr
+    assert "cov: " in done.stderr and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("script", [False, True])
+def test_merge_writes_files(newest_build: Build, tmp_path: Path, script: bool) -> None:
+    (tmp_path / "into").mkdir()
+    done = fuzz(newest_build, tmp_path, "--qemu-args=-name 'a b'", "-merge=1", "into",
+                str(SEEDS), script=script)
+    assert done.returncode == 0, done.stderr
+    merged = {path.read_bytes() for path in (tmp_path / "into").iterdir()}
+    assert len(merged) >= 4, done.stderr
+    assert merged <= {path.read_bytes() for path in SEEDS.iterdir()}
+
+
+def test_fork_mode_fuzzes(newest_build: Build, tmp_path: Path) -> None:
+    (tmp_path / "c").mkdir()
+    done = fuzz(newest_build, tmp_path, "-fork=2", "-runs=50", "c", str(SEEDS))
+    assert done.returncode == 0, done.stderr
+    assert "oom/timeout/crash: 0/0/0" in done.stderr
+    assert len(list((tmp_path / "c").iterdir())) >= 4
+
+
+def test_jobs_each_do_their_runs(newest_build: Build, tmp_path: Path) -> None:
+    (tmp_path / "c").mkdir()
+    done = fuzz(newest_build, tmp_path, "-jobs=2", "-workers=2", "-runs=20", "c", str(SEEDS))
+    assert done.returncode == 0, done.stderr
+    for log in ("fuzz-0.log", "fuzz-1.log"):
+        assert "Done 20 runs" in (tmp_path / log).read_text(errors="replace")
+
+
+def test_a_finding_is_a_crash_file_that_can_be_minimised(
+    newest_build: Build, tmp_path: Path
+) -> None:
+    done = fuzz(newest_build, tmp_path, "-runs=500", target="canary", script=True)
+    assert done.returncode == 77, done.stderr
+    [crash] = tmp_path.glob("crash-*")
+    [folder] = (tmp_path / "findings").iterdir()
+    finding = read_finding(folder)
+    assert (finding.kind, finding.defect) == ("divergence", "alignment-ignored")
+    assert finding.signature in done.stdout + done.stderr
+    assert (folder / "input.bin").read_bytes() == crash.read_bytes()
+    crash.write_bytes(crash.read_bytes().ljust(400, b"\0"))
+    done = fuzz(newest_build, tmp_path, "-minimize_crash=1", "-runs=40", crash.name,
+                target="canary")
+    smaller = [path.stat().st_size for path in tmp_path.glob("minimized-from-*")]
+    assert smaller and min(smaller) < 400, done.stderr[-3000:]
+
+
+def test_keep_going_records_and_goes_on(newest_build: Build, tmp_path: Path) -> None:
+    done = fuzz(newest_build, tmp_path, "--keep-going", "--out=o", "-runs=15", target="canary")
+    assert done.returncode == 0, done.stderr
+    assert "Done 15 runs" in done.stderr
+    assert list((tmp_path / "o" / "findings").iterdir())
+    assert not list(tmp_path.glob("crash-*"))
+
+
+@pytest.mark.parametrize("words", [
+    ("--build=/no/such/qemu",), ("--device=nosuch",), ("--target=nosuch",), ("--nosuch",),
+    ("--device=nosuch", "-merge=1", "into", str(SEEDS)), ("--machine=x86_64/nosuch",),
+])
+def test_a_wrong_environment_is_one_sentence_and_no_crash_file(
+    newest_build: Build, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    (tmp_path / "into").mkdir()
+    done = fuzz(newest_build, tmp_path, *words)
+    assert done.returncode == 2, done.stderr
+    said = [line for line in done.stderr.splitlines() if not line.startswith("INFO: ")]
+    assert len(said) == 1 and said[0].startswith("qemuglue-fuzz: "), done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["into"]

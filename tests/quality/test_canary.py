@@ -1,0 +1,81 @@
+"""Planted defects are found. A campaign that finds nothing proves nothing unless these pass."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from qemuglue.campaign.defects import DEFECTS
+from qemuglue.campaign.feedback import has_atheris
+from qemuglue.campaign.findings import read_finding
+from qemuglue.campaign.settings import Settings
+from qemuglue.campaign.status import StatusWriter
+from qemuglue.campaign.worker import Work
+from qemuglue.program.generate import Generator
+from qemuglue.qemu.builds import Build
+
+pytestmark = pytest.mark.qemu
+
+#: Programs of 64 operations; each defect so far took at most 4 of them.
+MAX_PROGRAMS = 60
+
+
+@pytest.mark.parametrize("name", DEFECTS)
+def test_each_planted_defect_is_found(newest_build: Build, tmp_path: Path, name: str) -> None:
+    settings = Settings(
+        target="canary", devices=("edu", "pci-testdev"), build=newest_build.name,
+        programs=MAX_PROGRAMS, seconds=60.0, out=str(tmp_path), seed=5, defect=name,
+    )
+    work = Work(settings, StatusWriter(-1))
+    try:
+        generator, rng = Generator(work.start()), Random(settings.seed)
+        while not work.over and work.last is None:
+            work.perform(settings.program(generator.operations(rng, settings.operations)))
+    finally:
+        work.close()
+    assert work.last is not None, f"{name} stayed hidden for {MAX_PROGRAMS} programs"
+    assert work.last.path is not None
+    recorded = read_finding(work.last.path)
+    assert (recorded.kind, recorded.defect) == ("divergence", name)
+    assert recorded.confirmed[0] > 0, "the slow judge saw it too"
+
+
+@pytest.mark.parametrize("engine", [
+    "random",
+    pytest.param("atheris", marks=pytest.mark.skipif(
+        not has_atheris(), reason="Atheris is not installed")),
+])
+def test_the_canary_target_is_heard(build: Build, tmp_path: Path, engine: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "qemuglue.cli.main", "fuzz", "canary", "--engine", engine,
+         "--build", build.name, "--seconds", "50", "--until-found", "--out", str(tmp_path),
+         "--json"],
+        capture_output=True, text=True, timeout=110, check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    made = json.loads(done.stdout)
+    assert made["seconds"] < 45, "it ended when it had found something"
+    assert all(each["planted"] for each in made["findings"])
+    assert read_finding(Path(made["findings"][0]["path"])).kind == "divergence"
+
+
+def test_without_the_defect_the_same_programs_find_nothing(
+    newest_build: Build, tmp_path: Path
+) -> None:
+    settings = Settings(
+        devices=("edu", "pci-testdev"), build=newest_build.name, programs=30, seconds=60.0,
+        out=str(tmp_path), seed=5,
+    )
+    work = Work(settings, StatusWriter(-1))
+    try:
+        generator, rng = Generator(work.start()), Random(settings.seed)
+        while not work.over:
+            work.perform(settings.program(generator.operations(rng, settings.operations)))
+    finally:
+        work.close()
+    assert work.last is None and not work.signatures
