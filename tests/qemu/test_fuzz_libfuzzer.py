@@ -10,6 +10,9 @@ import pytest
 
 from qemuglue.campaign.feedback import has_atheris
 from qemuglue.campaign.findings import read_finding
+from qemuglue.program.codec import encode
+from qemuglue.program.layout import Layout
+from qemuglue.program.text import parse
 from qemuglue.qemu.builds import Build
 
 pytestmark = [
@@ -36,9 +39,12 @@ def fuzz(
 
 
 def test_a_few_runs(build: Build, tmp_path: Path) -> None:
-    done = fuzz(build, tmp_path, "-runs=20", str(SEEDS))
+    # The first folder is where libFuzzer writes: never the project's own seeds.
+    (tmp_path / "c").mkdir()
+    done = fuzz(build, tmp_path, "-runs=20", "c", str(SEEDS))
     assert done.returncode == 0, done.stderr
-    assert "cov: " in done.stderr and not list(tmp_path.iterdir())
+    assert "cov: " in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["c"]
 
 
 @pytest.mark.parametrize("script", [False, True])
@@ -68,9 +74,7 @@ def test_jobs_each_do_their_runs(newest_build: Build, tmp_path: Path) -> None:
         assert "Done 20 runs" in (tmp_path / log).read_text(errors="replace")
 
 
-def test_a_finding_is_a_crash_file_that_can_be_minimised(
-    newest_build: Build, tmp_path: Path
-) -> None:
+def test_a_finding_is_a_crash_file(newest_build: Build, tmp_path: Path) -> None:
     done = fuzz(newest_build, tmp_path, "-runs=500", target="canary", script=True)
     assert done.returncode == 77, done.stderr
     [crash] = tmp_path.glob("crash-*")
@@ -79,11 +83,17 @@ def test_a_finding_is_a_crash_file_that_can_be_minimised(
     assert (finding.kind, finding.defect) == ("divergence", "alignment-ignored")
     assert finding.signature in done.stdout + done.stderr
     assert (folder / "input.bin").read_bytes() == crash.read_bytes()
-    crash.write_bytes(crash.read_bytes().ljust(400, b"\0"))
-    done = fuzz(newest_build, tmp_path, "-minimize_crash=1", "-runs=40", crash.name,
+
+
+def test_a_crash_file_is_minimised(newest_build: Build, tmp_path: Path) -> None:
+    # One unaligned access to nothing is what the defect needs; the zeros are ballast.
+    program = parse("# qemuglue program 1\nmachine x86_64/q35\nreadl @0x123456789b\n")
+    crash = tmp_path / "crash"
+    crash.write_bytes(encode(program, Layout({})).ljust(49, b"\0"))
+    done = fuzz(newest_build, tmp_path, "-minimize_crash=1", "-runs=20", "crash",
                 target="canary")
     smaller = [path.stat().st_size for path in tmp_path.glob("minimized-from-*")]
-    assert smaller and min(smaller) < 400, done.stderr[-3000:]
+    assert smaller and min(smaller) <= 25, done.stderr[-3000:]
 
 
 def test_keep_going_records_and_goes_on(newest_build: Build, tmp_path: Path) -> None:
