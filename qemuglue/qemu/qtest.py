@@ -122,6 +122,8 @@ class QtestChannel:
         self._fd = sock.fileno()
         self._poll.register(self._fd, select.POLLIN)
         self.broken = False
+        self._early = b""
+        self._owed = 0
         self.irq_lines: deque[bytes] = deque(maxlen=_IRQ_LINES_KEPT)
         """``IRQ raise N`` / ``IRQ lower N`` lines seen, when ``allow_irq``; newest kept."""
 
@@ -146,6 +148,8 @@ class QtestChannel:
             raise UsageError("this qtest channel is out of step; start a fresh QEMU")
         if not request or request[-1] != 0x0A or request.count(b"\n") != replies:
             raise UsageError(f"the batch is not {replies} newline-terminated commands")
+        if self._owed:
+            raise UsageError("replies of earlier batches are still owed; collect them first")
         self.broken = True  # until the end of the exchange shows otherwise
         self._refuse_stale()
         reply = self._pump(memoryview(request), replies, timeout_s, limit_bytes)
@@ -155,6 +159,79 @@ class QtestChannel:
                                 text=_show(bad))
         self.broken = False
         return reply
+
+    def send(
+        self, request: bytes, replies: int, *, timeout_s: float = EXCHANGE_TIMEOUT_S,
+    ) -> None:
+        """Put whole lines on their way and come back; :meth:`collect` takes their replies.
+
+        Several batches may be under way; replies come in order. What QEMU answers meanwhile is
+        kept, so no batch is too long. Raises :class:`QtestHang` when QEMU does not read; a
+        QEMU that has ended is noticed by :meth:`collect`.
+        """
+        if self.broken:
+            raise UsageError("this qtest channel is out of step; start a fresh QEMU")
+        if not request or request[-1] != 0x0A or request.count(b"\n") != replies:
+            raise UsageError(f"the batch is not {replies} newline-terminated commands")
+        if not self._owed and not self._early:
+            self._refuse_stale()
+        self.broken = True
+        deadline = time.monotonic() + timeout_s
+        rest = self._send(memoryview(request))
+        while rest:
+            try:
+                chunk = self._receive(deadline, wanting_to_send=True)
+            except TimeoutError:
+                raise QtestHang(timeout_s=timeout_s, partial=b"") from None
+            if chunk == b"":
+                break  # the end of the stream: collect() will meet it again
+            if chunk:
+                self._early += chunk
+            rest = self._send(rest)
+        self._owed += replies
+        self.broken = False
+
+    def collect(
+        self, replies: int, *, timeout_s: float = EXCHANGE_TIMEOUT_S,
+        limit_bytes: int = REPLY_LIMIT_BYTES,
+    ) -> list[bytes]:
+        """The next ``replies`` reply lines, without their newlines. Raises as :meth:`exchange`."""
+        if self.broken or replies > self._owed:
+            raise UsageError("these replies were not asked for; send the commands first")
+        self.broken = True
+        deadline = time.monotonic() + timeout_s
+        chunks = [self._early]
+        lines, size = self._early.count(b"\n"), len(self._early)
+        self._early = b""
+        while lines < replies:
+            if replies - lines > PAUSE_OVER_REPLIES:
+                time.sleep(PAUSE_S)
+            try:
+                chunk = self._receive(deadline, wanting_to_send=False)
+            except TimeoutError:
+                raise QtestHang(timeout_s=timeout_s, partial=b"".join(chunks)) from None
+            if chunk is None:
+                continue
+            if not chunk:
+                raise self._died(b"".join(chunks))
+            chunks.append(chunk)
+            lines += chunk.count(b"\n")
+            size += len(chunk)
+            if size > limit_bytes:
+                raise ResourceError(what="a qtest reply", limit=limit_bytes)
+        text = b"".join(chunks)
+        found = text.split(b"\n", replies)
+        self._early = found.pop()
+        self._owed -= replies
+        if self._early and not self._owed:
+            raise ProtocolError("more replies than commands", channel=CHANNEL,
+                                text=_show(self._early[-200:]))
+        if text.startswith(b"FAIL") or b"\nFAIL" in text:
+            bad = next((line for line in found if line.startswith(b"FAIL")), b"FAIL")
+            raise ProtocolError(f"QEMU refused a command: {_show(bad)}", channel=CHANNEL,
+                                text=_show(bad))
+        self.broken = False
+        return found
 
     def _refuse_stale(self) -> None:
         """Bytes that nobody asked for: the last batch had a surplus reply."""

@@ -66,6 +66,11 @@ class Veto:
         self._refused_next = refused_next
         self._on_learnt = on_learnt
 
+    @property
+    def vetoing(self) -> bool:
+        """Whether the device was ever seen to refuse by its own rule."""
+        return self._vetoing
+
     def __call__(self, offset: int, size: int, is_write: bool) -> bool:
         key = (offset, size, is_write)
         fact = self._facts.get(key)

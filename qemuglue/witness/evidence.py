@@ -108,6 +108,7 @@ class Evidence:
         #: than before, after the map changed. Its contract is not known any more.
         self.replaced: MemoryRegion | None = None
         self._map = 0
+        self._may_remap = False
         self._passed: list[str] = []
         self._bound: dict[int, MemoryRegion] = {}
         self._pointers: dict[MemoryRegion, tuple[int, int]] = {}
@@ -134,6 +135,7 @@ class Evidence:
     def load(self, events: list[Event]) -> None:
         """Start on the events of the next batch."""
         self.events = events
+        self._may_remap = any(event[0] is _TOPOLOGY for event in events)
         self.pos = 0
         self.mismatch = None
         self.topology = False
@@ -184,6 +186,45 @@ class Evidence:
         return at < len(self.events) and self.mismatch is None and self._is_refusal(
             self.events[at], region, offset, size, is_write, Reason.REJECTED
         )
+
+    # -- the fast road: one event, exactly ---------------------------------------------------
+
+    def is_next_read(self, region: MemoryRegion, addr: int, size: int) -> int | None:
+        """The value, if the next event is this read of a region met before."""
+        if self.pos < len(self.events):
+            kind, _, pointer, address, value, length, *_rest = self.events[self.pos]
+            if (
+                kind is _READ and address == addr & MASK64 and length == size
+                and self._bound.get(pointer) is region
+            ):
+                return value
+        return None
+
+    def is_next_write(self, region: MemoryRegion, addr: int, size: int, value: int) -> bool:
+        """Whether the next event is this write to a region met before."""
+        if self.pos >= len(self.events):
+            return False
+        kind, _, pointer, address, written, length, *_rest = self.events[self.pos]
+        return (
+            kind is _WRITE and address == addr & MASK64 and length == size
+            and written == value and self._bound.get(pointer) is region
+        )
+
+    def is_next_refusal(
+        self, region: MemoryRegion, offset: int, size: int, is_write: bool
+    ) -> bool:
+        """Whether the next event is the rejection of just this access."""
+        return self.pos < len(self.events) and self._is_refusal(
+            self.events[self.pos], region, offset, size, is_write, Reason.REJECTED
+        )
+
+    def step_on(self, region: MemoryRegion, *, refused: bool) -> None:
+        """Consume the event just looked at; has it changed the map?"""
+        self.pos += 1
+        if not refused:
+            self.last_name = region.name
+        if self._may_remap:
+            self.settle()
 
     # -- around an operation -------------------------------------------------------------------
 

@@ -7,13 +7,18 @@ Only accesses that lie inside one section take this road; what it does for RAM i
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from qemuglue.memory.address_space import AddressSpace
 from qemuglue.memory.attrs import UNSPECIFIED
+from qemuglue.memory.contract import Reason
 from qemuglue.memory.flatview import MemoryRegionSection
 from qemuglue.memory.region import MemoryRegion, RegionKind
+from qemuglue.memory.rules import Piece
 from qemuglue.witness.barriers import Barriers
+from qemuglue.witness.contracts import Veto
 from qemuglue.witness.dma import KICK_REGIONS
+from qemuglue.witness.evidence import Evidence
 from qemuglue.witness.oddities import AVOIDED
 from qemuglue.witness.ram import TrackedBacking
 from qemuglue.witness.verdict import Kind
@@ -40,6 +45,105 @@ def is_io_root(region: MemoryRegion) -> bool:
     return region.container is None and region.name == "io"
 
 
+class DevicePlan:
+    """How sized accesses to one region look when each is a single call or a single refusal.
+
+    ``reads`` and ``writes`` say yes only where QEMU did exactly that; anything else (several
+    pieces, another event next, a device that vetoes, no contract) is left to the general road.
+    """
+
+    __slots__ = (
+        "_base", "_big", "_kind", "_last", "_region", "_rules", "_same_order", "_shapes",
+        "_target_big", "_usable",
+    )
+
+    def __init__(
+        self, space: AddressSpace, region: MemoryRegion, kind: Kind,
+        unjudgeable: Callable[[MemoryRegion], str | None],
+    ) -> None:
+        self._region = region
+        self._kind = kind
+        self._rules = space.rules
+        self._target_big = space.target_big
+        self._big = space.rules.big(region.contract, space.target_big)
+        self._same_order = self._big == space.target_big
+        self._base = region.absolute()
+        #: (size, low bits of the offset, is_write) -> one call, one refusal, or neither.
+        self._shapes: dict[int, str] = {}
+        veto = region.contract.accepts
+        self._usable = (
+            region.ops is None and not region.ioeventfds and unjudgeable(region) is None
+            and region.kind is not RegionKind.RAM_DEVICE and region.name not in KICK_REGIONS
+            and not (isinstance(veto, Veto) and veto.vetoing)
+            and not space.rules.blocked(False)
+        )
+
+    def _shape(self, offset: int, size: int, is_write: bool) -> str:
+        rules, contract = self._rules, self._region.contract
+        if not self._usable or rules.chunk(contract, size, offset) != size:
+            return "general"
+        if isinstance(contract.accepts, Veto):
+            contract = replace(contract, accepts=None)
+        reason = rules.refusal(contract, offset, size, is_write)
+        if reason is not None:
+            return "refused" if reason is Reason.REJECTED else "general"
+        pieces = rules.pieces(contract, size, self._big)
+        whole = len(pieces) == 1 and pieces[0] == Piece(0, size, 0)
+        return "call" if whole and not self._region.is_ram else "general"
+
+    def reads(
+        self, evidence: Evidence, offset: int, size: int, reply: bytes,
+        features: set[object] | None,
+    ) -> bool:
+        """Whether the next event and ``reply`` are what a read at ``offset`` owes."""
+        key = size << 8 | (offset & 63) << 1
+        shape = self._shapes.get(key)
+        if shape is None:
+            shape = self._shapes[key] = self._shape(offset, size, False)
+        if shape == "call":
+            value = evidence.is_next_read(self._region, self._base + offset, size)
+            if value is None:
+                return False
+            if not self._same_order:
+                value = int.from_bytes(value.to_bytes(size, "big"), "little")
+        elif shape == "refused":
+            if not evidence.is_next_refusal(self._region, offset, size, False):
+                return False
+            value = self._rules.refused_value(size)
+        else:
+            return False
+        if reply != b"OK 0x%016x" % value:
+            return False
+        evidence.step_on(self._region, refused=shape == "refused")
+        if features is not None:
+            features.add((self._kind, "read", shape, self._region.name, size))
+        return True
+
+    def writes(
+        self, evidence: Evidence, offset: int, size: int, value: int,
+        features: set[object] | None,
+    ) -> bool:
+        """The same for a write of ``value``."""
+        key = size << 8 | (offset & 63) << 1 | 1
+        shape = self._shapes.get(key)
+        if shape is None:
+            shape = self._shapes[key] = self._shape(offset, size, True)
+        if shape == "call":
+            if not self._same_order:
+                value = int.from_bytes(value.to_bytes(size, "big"), "little")
+            if not evidence.is_next_write(self._region, self._base + offset, size, value):
+                return False
+        elif shape == "refused":
+            if not evidence.is_next_refusal(self._region, offset, size, True):
+                return False
+        else:
+            return False
+        evidence.step_on(self._region, refused=shape == "refused")
+        if features is not None:
+            features.add((self._kind, "write", shape, self._region.name, size))
+        return True
+
+
 class FastMap:
     """Entry i covers [starts[i], limits[i]) of the space; index by bisect over ``starts``.
 
@@ -49,8 +153,8 @@ class FastMap:
     """
 
     __slots__ = (
-        "delta", "dirty", "kinds", "limits", "rbarrier", "rdata", "sections", "starts",
-        "wbarrier", "wdata",
+        "delta", "dirty", "kinds", "limits", "plans", "rbarrier", "rdata", "sections",
+        "starts", "wbarrier", "wdata",
     )
 
     def __init__(
@@ -69,6 +173,7 @@ class FastMap:
         self.rdata: list[bytearray | None] = []
         self.wdata: list[bytearray | None] = []
         self.dirty: list[set[int]] = []
+        self.plans: list[DevicePlan] = []
         self.rbarrier: list[str | None] = []
         self.wbarrier: list[str | None] = []
         for section in view.cover:
@@ -79,6 +184,9 @@ class FastMap:
             self.rdata.append(tracked.data if tracked is not None and readable else None)
             self.wdata.append(tracked.data if tracked is not None and writable else None)
             self.dirty.append(tracked.dirty if tracked is not None else set())
+            self.plans.append(
+                DevicePlan(space, section.region, self.kinds[len(self.plans)], unjudgeable)
+            )
             avoided = section.region.name in AVOIDED
             solo = "avoid" if avoided else "solo" if unjudgeable(section.region) else None
             self.rbarrier.append(solo or _barrier(barriers, section.region, False))

@@ -21,7 +21,8 @@ from qemuglue.qemu.config import QemuConfig
 from qemuglue.qemu.process import QemuProcess
 from qemuglue.witness.death import crash_signature
 from qemuglue.witness.face import HostFace
-from qemuglue.witness.lockstep import LockStep, RunEnd, Stop, Suspicion
+from qemuglue.witness.judging import Suspicion
+from qemuglue.witness.lockstep import LockStep, RunEnd, Stop
 from qemuglue.witness.probe import learn_missing
 from qemuglue.witness.session import Knowledge, Session, Step
 from qemuglue.witness.verdict import Tally

@@ -15,36 +15,17 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from qemuglue.memory.address_space import MASK64
-from qemuglue.memory.flatview import MemoryRegionSection
-from qemuglue.memory.region import MemoryRegion
 from qemuglue.program.operation import Operation
-from qemuglue.qemu.events import Event
 from qemuglue.qemu.events import Kind as EventKind
 from qemuglue.qemu.qtest import QtestDied, QtestHang
-from qemuglue.witness.contracts import Learned, with_endian
 from qemuglue.witness.dma import KICK_REGIONS, LONGEST, floods, ranges
-from qemuglue.witness.evidence import Expected
-from qemuglue.witness.face import (
-    OK_REPLY,
-    PORT_READS,
-    PORT_WRITES,
-    SIZED_READS,
-    SIZED_WRITES,
-    Outcome,
-    encode,
-)
-from qemuglue.witness.fastmap import FastMap
-from qemuglue.witness.ram import PAGE_BITS
+from qemuglue.witness.face import encode
+from qemuglue.witness.judging import READS, BatchJudge, Suspicion
 from qemuglue.witness.session import Session, Step
 from qemuglue.witness.verdict import Kind, Tally, Verdict
 
 #: Operations in one batch. Rates hardly grow beyond this, and a death costs less evidence.
 BATCH = 256
-
-#: Reply of a write, and of nothing else.
-_READS = SIZED_READS | PORT_READS
-_PORTS = PORT_READS | PORT_WRITES
 
 
 class Stop(enum.Enum):
@@ -57,23 +38,6 @@ class Stop(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Suspicion:
-    """``index`` counts the steps of the run; None for RAM that differs at its end."""
-
-    index: int | None
-    step: Step | None
-    kind: Kind
-    what: str  #: "reply", "access", "extra", "ram"
-    model: tuple[str, ...]
-    qemu: tuple[str, ...]
-    region: str = ""
-    #: Names of the regions the operation's bytes lie in.
-    targets: tuple[str, ...] = ()
-    #: (region whose device was called last, region of the event that did not fit).
-    side: tuple[str, str] | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class RunEnd:
     """How a run ended. ``done`` is the number of steps known to be performed."""
 
@@ -83,12 +47,23 @@ class RunEnd:
     error: QtestDied | QtestHang | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """A batch that QEMU has been sent: its steps, the number of the first, what ends it, and
+    the address whose refusal marks its end in the transcript."""
+
+    steps: Sequence[Step]
+    base: int
+    barrier: Step | None
+    marker: int
+
+
 class LockStep:
     """Runs steps on a session and judges them into ``tally``.
 
-    ``slow`` judges one operation at a time, with RAM compared after each, and allows
-    device-initiated accesses anywhere but on the operation's own regions; it also records
-    what the model and QEMU say of each operation in ``account``.
+    While one batch is judged the next is already under way, unless a barrier ends the first.
+    ``slow`` performs one operation at a time, with RAM compared after each; ``account`` then
+    holds what the model and QEMU say of it.
     """
 
     def __init__(
@@ -99,46 +74,57 @@ class LockStep:
         self.tally = tally if tally is not None else Tally()
         self.slow = slow
         self.batch = 1 if slow else batch
-        self.features = features
+        self.judge = BatchJudge(session, self.tally, slow=slow, features=features)
         #: Slow mode compares all of RAM after every so many operations.
         self.full_ram_every = full_ram_every
         self._operations = 0
-        #: Of the last operation, slow mode only: (model says, QEMU says), a line a piece.
-        self.account: tuple[list[str], list[str]] = ([], [])
-        self._shape: list[object] = []
-        session.evidence.lenient = slow
-        watch = slow or features is not None
-        session.evidence.on_piece = self._on_piece if watch else None
+
+    @property
+    def account(self) -> tuple[list[str], list[str]]:
+        """Of the last operation, slow mode only: (model says, QEMU says), a line a piece."""
+        return self.judge.account
 
     # -- running -------------------------------------------------------------------------------
 
     def run(self, steps: Sequence[Step]) -> RunEnd:
-        """Perform and judge ``steps``; stops early at the first suspicion or death."""
+        """Perform and judge ``steps``; stops early at the first suspicion or death.
+
+        After anything but DONE the session is of no further use.
+        """
         at = 0
-        while at < len(steps):
-            if steps[at][0].verb == "reset":
-                end = self._reset(steps[at], at)
-                stop = at + 1
-            else:
+        flying: _Batch | None = None
+        while flying is not None or at < len(steps):
+            if flying is None:
+                if steps[at][0].verb == "reset":
+                    self._reset(steps[at])
+                    at += 1
+                    continue
                 stop, barrier = self._next_batch(steps, at)
                 if stop == at:
                     self._pass_over(steps[at])
                     at += 1
                     continue
-                end = self._do_batch(steps[at:stop], at, barrier)
+                flying = self._send(steps[at:stop], at, barrier)
+                at = stop
+            ahead: _Batch | None = None
+            if flying.barrier is None and not self.slow and at < len(steps):
+                stop, barrier = self._next_batch(steps, at, ahead=True)
+                if stop > at:
+                    ahead = self._send(steps[at:stop], at, barrier)
+                    at = stop
+            end, overtaken = self._take(flying, ahead)
             if end is not None:
                 return end
-            at = stop
-        if self.slow:
-            return RunEnd(Stop.DONE, at)
-        suspicion = self.check_ram(full=False)
-        if suspicion is not None:
-            return RunEnd(Stop.SUSPICION, at, suspicion)
+            flying = None if overtaken else ahead
+        if not self.slow:
+            suspicion = self.check_ram(full=False)
+            if suspicion is not None:
+                return RunEnd(Stop.SUSPICION, at, suspicion)
         return RunEnd(Stop.DONE, at)
 
-    def _reset(self, step: Step, index: int) -> RunEnd | None:
+    def _reset(self, step: Step) -> None:
         session = self.session
-        self.account = ([], [])
+        self.judge.account = ([], [])
         session.journal.append(step)
         session.process.monitor.execute("system_reset")
         session.quiesce()
@@ -147,10 +133,12 @@ class LockStep:
         session.ram.adopt_all()
         self.tally.verbs["reset"] += 1
         self.tally.cells[Kind.EVENT, Verdict.RESET] += 1
-        return None
 
-    def _next_batch(self, steps: Sequence[Step], at: int) -> tuple[int, Step | None]:
-        """(stop, the barrier that ends it or None); stop is ``at`` if that step is avoided."""
+    def _next_batch(
+        self, steps: Sequence[Step], at: int, *, ahead: bool = False
+    ) -> tuple[int, Step | None]:
+        """(stop, the barrier that ends it or None); stop is ``at`` if that step is avoided, or,
+        ``ahead`` of the batch before, if it must see that one's end first."""
         stop = min(at + self.batch, len(steps))
         for index in range(at, stop):
             op, addr = steps[index]
@@ -160,6 +148,8 @@ class LockStep:
             if barrier is not None:
                 if barrier == "avoid" or (barrier in ("solo", "kick") and index > at):
                     return index, None
+                if ahead and barrier in ("solo", "kick"):
+                    return index, None
                 if barrier == "kick" and self._floods(op, addr):
                     return index, None
                 return index + 1, steps[index]
@@ -168,10 +158,10 @@ class LockStep:
     def _pass_over(self, step: Step) -> None:
         """An operation that is not sent, see ``oddities``."""
         op, addr = step
-        self.account = ([], [])
+        self.judge.account = ([], [])
         self.tally.verbs[op.verb] += 1
-        self.tally.cells[self._kind(op, addr), Verdict.UNJUDGED] += 1
-        for section in self._sections(op, addr):
+        self.tally.cells[self.judge.kind(op, addr), Verdict.UNJUDGED] += 1
+        for section in self.judge.sections(op, addr):
             why = self.session.unjudgeable(section.region)
             if section.region.name in KICK_REGIONS:
                 why = f"{section.region.name}: a DMA of more than {LONGEST} bytes is not started"
@@ -182,7 +172,7 @@ class LockStep:
     def _floods(self, op: Operation, addr: int) -> bool:
         session = self.session
         data = self._written(op)
-        for section in self._sections(op, addr):
+        for section in self.judge.sections(op, addr):
             if section.region.name in KICK_REGIONS:
                 start = section.start - addr
                 offset = section.offset if start >= 0 else section.offset - start
@@ -200,8 +190,8 @@ class LockStep:
 
     def _is_barrier(self, op: Operation, addr: int) -> str | None:
         """None; "after": the batch ends with it; "solo": it is a batch of its own."""
-        fast = self._fast(op)
-        is_read = op.verb in _READS or op.verb == "read"
+        fast = self.judge.fast(op)
+        is_read = op.verb in READS or op.verb == "read"
         i = bisect_right(fast.starts, addr) - 1
         table = fast.rbarrier if is_read else fast.wbarrier
         last = addr + op.size
@@ -224,42 +214,65 @@ class LockStep:
             if i == 0:
                 return None
 
-    def _fast(self, op: Operation) -> FastMap:
-        if op.verb in _PORTS:
-            assert self.session.fast_io is not None, "this machine has no I/O space"
-            return self.session.fast_io
-        return self.session.fast
-
     # -- one batch -----------------------------------------------------------------------------
 
-    def _do_batch(self, steps: Sequence[Step], base: int, barrier: Step | None) -> RunEnd | None:
+    def _send(self, steps: Sequence[Step], base: int, barrier: Step | None) -> _Batch:
         session = self.session
-        request = b"".join([encode(op, addr) for op, addr in steps])
+        marker = session.next_marker()
+        lines = [encode(op, addr) for op, addr in steps]
+        lines.append(b"readb 0x%x\n" % marker)
         session.journal.extend(steps)
+        session.process.channel.send(b"".join(lines), len(lines))
+        return _Batch(steps, base, barrier, marker)
+
+    def _take(self, batch: _Batch, ahead: _Batch | None) -> tuple[RunEnd | None, bool]:
+        """Judge a batch that was sent: (how the run ends or None, whether ``ahead`` went off on
+        a map that this batch had changed and was given up)."""
+        session = self.session
+        steps, base = batch.steps, batch.base
         error: QtestDied | QtestHang | None = None
         try:
-            lines = session.exchange(request, len(steps))
+            lines = session.process.channel.collect(len(steps) + 1)
+            lines.pop()
         except (QtestDied, QtestHang) as caught:
             error = caught
             lines = caught.partial.split(b"\n")[:-1]
         evidence = session.evidence
-        evidence.load(session.events())
-        judged = self._judge(steps, lines, base)
+        evidence.load(session.events_until(batch.marker))
+        judged = self.judge.judge(steps, lines, base)
         if isinstance(judged, Suspicion):
             # A death explains what is missing; the death is the finding.
             last = base + len(lines) - 1
             if error is None or (judged.index is not None and judged.index < last):
-                return RunEnd(Stop.SUSPICION, base + len(lines), judged)
+                return RunEnd(Stop.SUSPICION, base + len(lines), judged), False
         if error is not None:
             stop = Stop.DIED if isinstance(error, QtestDied) else Stop.HANG
-            return RunEnd(stop, base + len(lines), error=error)
+            return RunEnd(stop, base + min(len(lines), len(steps)), error=error), False
         assert not isinstance(judged, Suspicion)
         evidence.finish()
         if evidence.mismatch is not None:
             op, addr = steps[-1]
-            suspicion = self._suspect(op, addr, base + len(steps) - 1, "extra")
-            return RunEnd(Stop.SUSPICION, base + len(steps), suspicion)
-        return self._after_batch(steps, base, barrier, judged)
+            suspicion = self.judge.suspect(op, addr, base + len(steps) - 1, "extra")
+            return RunEnd(Stop.SUSPICION, base + len(steps), suspicion), False
+        changed = evidence.topology or evidence.replaced is not None
+        overtaken = changed and ahead is not None
+        if overtaken and ahead is not None:
+            lost = self._give_up(ahead)
+            if lost is not None:
+                return lost, True
+        return self._after_batch(steps, base, batch.barrier, judged or int(overtaken)), overtaken
+
+    def _give_up(self, ahead: _Batch) -> RunEnd | None:
+        """A batch that overtook a change of the map: QEMU did it, nobody can judge it."""
+        session = self.session
+        try:
+            session.process.channel.collect(len(ahead.steps) + 1)
+        except (QtestDied, QtestHang) as error:
+            stop = Stop.DIED if isinstance(error, QtestDied) else Stop.HANG
+            return RunEnd(stop, ahead.base + min(error.replies, len(ahead.steps)), error=error)
+        session.events_until(ahead.marker)
+        self.judge.unjudge(ahead.steps, "slipped past an unforeseen change of the map")
+        return None
 
     def _after_batch(
         self, steps: Sequence[Step], base: int, barrier: Step | None, slipped: int
@@ -308,194 +321,19 @@ class LockStep:
     def _waits(self, barrier: Step) -> bool:
         op, addr = barrier
         barriers = self.session.knowledge.barriers
-        return any(barriers.waits(section.region) for section in self._sections(op, addr))
+        return any(barriers.waits(section.region) for section in self.judge.sections(op, addr))
 
     def _after_reset(self, step: Step) -> None:
         op, addr = step
         session = self.session
-        kind = self._kind(op, addr)
+        kind = self.judge.kind(op, addr)
         if self.tally.cells[kind, Verdict.MATCH] > 0:
             self.tally.cells[kind, Verdict.MATCH] -= 1
             self.tally.cells[kind, Verdict.RESET] += 1
-        self._learn_barrier(op, addr)
+        self.judge.learn_barrier(step)
         session.events()
         session.refresh()
         session.ram.adopt_all()
-
-    def _learn_barrier(self, op: Operation, addr: int) -> None:
-        is_write = not (op.verb in _READS or op.verb == "read")
-        for section in self._sections(op, addr):
-            start = max(addr, section.start) - section.start + section.offset
-            self.session.knowledge.barriers.learn(section.region, start, is_write)
-
-    # -- judging -------------------------------------------------------------------------------
-
-    def _judge(
-        self, steps: Sequence[Step], lines: Sequence[bytes], base: int
-    ) -> Suspicion | int:
-        """The suspicion, or how many operations slipped past an unforeseen change."""
-        session = self.session
-        evidence, fast = session.evidence, session.fast
-        starts, limits, delta = fast.starts, fast.limits, fast.delta
-        rdata, wdata, dirty, kinds = fast.rdata, fast.wdata, fast.dirty, fast.kinds
-        order = session.face.order
-        cells, verbs = self.tally.cells, self.tally.verbs
-        from_bytes = int.from_bytes
-        match = Verdict.MATCH
-        features, slow = self.features, self.slow
-        done = min(len(steps), len(lines))
-        counts = [0] * len(starts)
-        suspicion: Suspicion | None = None
-        slipped = 0
-        for k in range(done):
-            op, addr = steps[k]
-            verb = op.verb
-            verbs[verb] += 1
-            size = None if slow else SIZED_READS.get(verb)
-            if size is not None:
-                i = bisect_right(starts, addr) - 1
-                data = rdata[i]
-                if data is not None and addr + size <= limits[i]:
-                    at = addr + delta[i]
-                    owed = b"OK 0x%016x" % from_bytes(data[at : at + size], order)
-                    if lines[k] == owed:
-                        counts[i] += 1
-                        if features is not None:
-                            features.add((kinds[i], verb))
-                        continue
-                    if self._may_be_dma():
-                        cells[kinds[i], Verdict.UNJUDGED] += 1
-                        session.ram.adopt_all()
-                        continue
-                    suspicion = self._reply_suspicion(op, addr, base + k, owed, lines[k])
-                    break
-            else:
-                size = None if slow else SIZED_WRITES.get(verb)
-                if size is not None:
-                    i = bisect_right(starts, addr) - 1
-                    data = wdata[i]
-                    if data is not None and addr + size <= limits[i]:
-                        at = addr + delta[i]
-                        data[at : at + size] = op.value.to_bytes(size, order)
-                        dirty[i].add(at >> PAGE_BITS)
-                        dirty[i].add((at + size - 1) >> PAGE_BITS)
-                        if lines[k] == OK_REPLY:
-                            counts[i] += 1
-                            if features is not None:
-                                features.add((kinds[i], verb))
-                            continue
-                        suspicion = self._reply_suspicion(op, addr, base + k, OK_REPLY, lines[k])
-                        break
-            found = self._judge_one(op, addr, base + k, lines[k])
-            if found is not None:
-                suspicion = found
-                break
-            if evidence.replaced is not None:
-                slipped = self._unjudge(steps[k:done], "a namesake took the region's place")
-                break
-            if evidence.topology:
-                slipped = done - k - 1
-                if slipped:
-                    self._learn_barrier(op, addr)
-                    self._unjudge(
-                        steps[k + 1 : done], "slipped past an unforeseen change of the map"
-                    )
-                break
-        for i, n in enumerate(counts):
-            if n:
-                cells[kinds[i], match] += n
-        return suspicion if suspicion is not None else slipped
-
-    def _unjudge(self, steps: Sequence[Step], why: str) -> int:
-        """Nothing can be said of these any more; how many they are."""
-        for op, addr in steps:
-            self.tally.verbs[op.verb] += 1
-            self.tally.cells[self._kind(op, addr), Verdict.UNJUDGED] += 1
-        self.tally.reasons[why] += len(steps)
-        self.session.evidence.pos = len(self.session.evidence.events)
-        self.session.evidence.mismatch = None
-        return len(steps)
-
-    def _judge_one(self, op: Operation, addr: int, index: int, reply: bytes) -> Suspicion | None:
-        """The general road: anything on the model, its devices answering from the transcript."""
-        session = self.session
-        evidence = session.evidence
-        sections = self._sections(op, addr)
-        kind = self._kind(op, addr)
-        cells = self.tally.cells
-        evidence.op_addr, evidence.op_size = addr, op.size
-        if self.slow:
-            evidence.targets = {section.region.name for section in sections}
-            self.account = ([], [])
-        for section in sections:
-            why = session.unjudgeable(section.region)
-            if why is not None:
-                evidence.pos = len(evidence.events)  # it is alone in its batch
-                cells[kind, Verdict.UNJUDGED] += 1
-                self.tally.reasons[why] += 1
-                return None
-        self._shape.clear()
-        session.learnt_now = False
-        evidence.swallowed = False
-        before = evidence.pos
-        outcome = session.face.perform(op, addr)
-        if evidence.replaced is not None:
-            return None
-        if evidence.mismatch is not None or outcome.reply != reply:
-            outcome = self._other_order(op, addr, sections, before, reply, outcome)
-        if evidence.mismatch is not None:
-            return self._suspect(op, addr, index, "access")
-        if outcome.reply != reply:
-            if any(section.region.is_ram for section in sections) and self._may_be_dma():
-                cells[kind, Verdict.UNJUDGED] += 1
-                session.ram.adopt_all()
-                return None
-            return self._reply_suspicion(op, addr, index, outcome.reply, reply)
-        if self.slow:
-            self.account[0].append(f"reply {_short(outcome.reply)}")
-            self.account[1].append(f"reply {_short(reply)}")
-        if evidence.pos < len(evidence.events):
-            evidence.settle()
-        if self.features is not None:
-            self.features.add((kind, op.verb, tuple(self._shape), outcome.result))
-        if evidence.swallowed:
-            cells[kind, Verdict.UNJUDGED] += 1
-            self.tally.reasons["a write that an ioeventfd may have swallowed"] += 1
-        elif session.learnt_now:
-            cells[kind, Verdict.LEARNT] += 1
-        else:
-            cells[kind, Verdict.MATCH] += 1
-        return None
-
-    def _other_order(
-        self, op: Operation, addr: int, sections: Sequence[MemoryRegionSection], before: int,
-        reply: bytes, outcome: Outcome,
-    ) -> Outcome:
-        """A device whose byte order nobody has seen yet may have the other one: the first
-        evidence decides and is binding from then on."""
-        session = self.session
-        evidence = session.evidence
-        contracts = session.knowledge.contracts
-        candidates: list[tuple[MemoryRegion, Learned]] = []
-        for section in sections:
-            learned = contracts.get(session.contract_key(section.region))
-            if learned is not None and not learned.endian_known:
-                candidates.append((section.region, learned))
-        for region, learned in candidates:
-            kept, missed = region.contract, evidence.mismatch
-            big = not kept.big(session.target_big)
-            region.contract = with_endian(kept, big)
-            reached = evidence.pos
-            evidence.pos, evidence.mismatch = before, None
-            second = session.face.perform(op, addr)
-            if evidence.mismatch is None and second.reply == reply:
-                learned.contract = with_endian(learned.contract, big)
-                learned.endian_known = True
-                session.learnt_now = True
-                return second
-            region.contract = kept
-            evidence.pos, evidence.mismatch = reached, missed
-        return outcome
 
     # -- RAM -------------------------------------------------------------------------------------
 
@@ -514,7 +352,7 @@ class LockStep:
             ram.adopt_all()
             self.tally.cells[Kind.EVENT, Verdict.RESET] += 1
             return None
-        if self._may_be_dma():
+        if self.judge.may_be_dma():
             ram.adopt_all()
             self.tally.cells[Kind.RAM, Verdict.UNJUDGED] += 1
             return None
@@ -528,70 +366,3 @@ class LockStep:
             tuple(f"{d.region.name}+{d.offset:#x}: {d.qemu[:32].hex()}" for d in found[:8]),
             found[0].region.name,
         )
-
-    def _may_be_dma(self) -> bool:
-        """Whether a device that nothing here decodes may have written RAM by itself."""
-        suspects = self.session.dma_suspects()
-        if suspects:
-            names = ", ".join(suspects)
-            self.tally.reasons[f"RAM changed while {names} may do DMA of its own"] += 1
-        return bool(suspects)
-
-    # -- small things ----------------------------------------------------------------------------
-
-    def _sections(self, op: Operation, addr: int) -> list[MemoryRegionSection]:
-        """The sections the bytes of ``op`` lie in, in order, wrapping at 2^64."""
-        fast = self._fast(op)
-        i = bisect_right(fast.starts, addr) - 1
-        sections = [fast.sections[i]]
-        left = op.size - (fast.limits[i] - addr)
-        while left > 0 and len(sections) < len(fast.sections):
-            i = (i + 1) % len(fast.sections)
-            sections.append(fast.sections[i])
-            left -= fast.limits[i] - fast.starts[i]
-        return sections
-
-    def _kind(self, op: Operation, addr: int) -> Kind:
-        fast = self._fast(op)
-        i = bisect_right(fast.starts, addr) - 1
-        return fast.kinds[i] if addr + op.size <= fast.limits[i] else Kind.CROSSING
-
-    def _on_piece(self, expected: Expected, event: Event) -> None:
-        if self.features is not None:
-            reason = expected.reason.value if expected.reason is not None else None
-            self._shape.append((expected.region.name, expected.size, reason))
-        if self.slow:
-            self.account[0].append(expected.describe())
-            self.account[1].append(self.session.evidence.describe_event(event))
-
-    def _reply_suspicion(
-        self, op: Operation, addr: int, index: int, owed: bytes, reply: bytes
-    ) -> Suspicion:
-        region = self._sections(op, addr)[0].region.name
-        return Suspicion(
-            index, (op, addr), self._kind(op, addr), "reply",
-            (*self.account[0], f"reply {_short(owed)}"),
-            (*self.account[1], f"reply {_short(reply)}"), region,
-        )
-
-    def _suspect(self, op: Operation, addr: int, index: int, what: str) -> Suspicion:
-        mismatch = self.session.evidence.mismatch
-        assert mismatch is not None
-        model, seen = mismatch.describe()
-        region = self._sections(op, addr)[0].region.name
-        return Suspicion(
-            index, (op, addr & MASK64), self._kind(op, addr), what,
-            (*self.account[0], model), (*self.account[1], seen), region,
-            tuple(section.region.name for section in self._sections(op, addr)),
-            (self.session.evidence.last_name, mismatch.seen.name or "")
-            if mismatch.seen is not None else None,
-        )
-
-
-#: Longest reply shown; a long ``read`` says little more in full.
-_REPLY_SHOWN = 200
-
-
-def _short(reply: bytes) -> str:
-    text = reply.decode("ascii", "backslashreplace")
-    return text if len(text) <= _REPLY_SHOWN else f"{text[:_REPLY_SHOWN]}… ({len(text)} characters)"

@@ -23,10 +23,7 @@ from qemuglue.qemu.events import Event
 from qemuglue.qemu.events import Kind as EventKind
 from qemuglue.witness.contracts import AcceptsFacts, Learned
 from qemuglue.witness.face import encode
-from qemuglue.witness.session import Session, Step
-
-#: Markers need this many unassigned bytes in a row.
-MARKERS = 1 << 16
+from qemuglue.witness.session import Session, Step, marker_base
 
 #: A candidate: sizes as declared; the order is the order of preference.
 _CANDIDATES = tuple(
@@ -99,14 +96,6 @@ def learn_missing(session: Session) -> list[str]:
 # -- observing -----------------------------------------------------------------------------
 
 
-def marker_base(session: Session) -> int:
-    """The start of an unassigned stretch of memory for marker reads, far from everything."""
-    holes = [s for s in session.mirror.memory.view.cover if not s.assigned and s.size >= MARKERS]
-    assert holes, "no unassigned stretch of 64 KiB in the memory space"
-    hole = max(holes, key=lambda s: s.size)
-    return (hole.start + hole.size // 2) & ~(MARKERS - 1)
-
-
 def _sections(
     session: Session, region: MemoryRegion
 ) -> tuple[bool, list[MemoryRegionSection]]:
@@ -146,7 +135,7 @@ def _observe(session: Session, region: MemoryRegion, rules: Rules) -> Iterator[_
                 asked.append((offset, size, (op, addr)))
     stop = section.offset + section.size
     single = ports and rules.ports_single_dispatch
-    marker = marker_base(session)
+    marker = marker_base(session.mirror.memory.view)
     request = b"".join(
         encode(*step) + b"readb 0x%x\n" % (marker + number)
         for number, (_, _, step) in enumerate(asked)

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from types import TracebackType
 
-from qemuglue.errors import QemuFailure, UsageError
+from qemuglue.errors import ModelError, QemuFailure, UsageError
 from qemuglue.memory.address_space import AddressSpace
 from qemuglue.memory.contract import UNASSIGNED_CONTRACT, Contract
+from qemuglue.memory.flatview import FlatView
 from qemuglue.memory.region import MemoryRegion, RegionKind
 from qemuglue.memory.rules import Rules, rules_for
 from qemuglue.mirror import Mirror
@@ -81,6 +82,9 @@ class Session:
         self._unknown: dict[MemoryRegion, str] = {}
         self._procmem: ProcMem | None = None
         self._replaced: dict[MemoryRegion, int] = {}
+        self._unparsed = b""
+        self._marks = 0
+        self._marker_base = 0
         self.setup_steps: list[Step] = []
         #: Counts changes of the map since the set-up was last performed.
         self.changes = 0
@@ -138,6 +142,7 @@ class Session:
         if self.mirror.io is not None and is_io_root(self.mirror.io.root):
             self.mirror.io.root.ops = IoRootOps(self.evidence, self.rules)
         memory, io = self.mirror.memory, self.mirror.io
+        self._marker_base = marker_base(memory.view)
         self.face = self._face(memory, io)
         self.draw_fast_maps()
 
@@ -246,6 +251,11 @@ class Session:
 
     # -- talking to QEMU -------------------------------------------------------------------------
 
+    def next_marker(self) -> int:
+        """An address whose one-byte read leaves a refusal that marks a place in the transcript."""
+        self._marks = (self._marks + 1) & 0xFFFF
+        return self._marker_base + self._marks
+
     def exchange(self, request: bytes, replies: int) -> list[bytes]:
         """Send a batch; the reply lines. Raises QtestDied or QtestHang with what came."""
         lines = self.process.channel.exchange(request, replies).split(b"\n")
@@ -254,7 +264,21 @@ class Session:
 
     def events(self) -> list[Event]:
         """Events of the transcript since the last call."""
-        return parse(self.process.transcript.read_new())
+        text, self._unparsed = self._unparsed + self.process.transcript.read_new(), b""
+        return parse(text)
+
+    def events_until(self, marker: int) -> list[Event]:
+        """Events up to the mark, which is taken out; all there are if it is not there (QEMU
+        has died on the way)."""
+        text = self._unparsed + self.process.transcript.read_new()
+        mark = b"Invalid read at addr 0x%X, size 1, region '(null)', reason: rejected" % marker
+        at = text.find(mark)
+        if at < 0:
+            self._unparsed = b""
+            return parse(text)
+        stop = text.find(b"\n", at) + 1
+        self._unparsed = text[stop:] if stop else b""
+        return parse(text[:at])
 
     def quiesce(self) -> list[str]:
         """Let the main loop run; names of QMP events since the last time.
@@ -288,3 +312,16 @@ class Session:
                 and any(section.region.is_ram for section in space.view.sections)
             }
         )
+
+
+#: Markers need this many unassigned bytes in a row.
+MARKERS = 1 << 16
+
+
+def marker_base(view: FlatView) -> int:
+    """The start of an unassigned stretch of memory, far from everything."""
+    holes = [s for s in view.cover if not s.assigned and s.size >= 2 * MARKERS]
+    if not holes:
+        raise ModelError("no 128 KiB of the memory space are unassigned: no place for markers")
+    hole = max(holes, key=lambda s: s.size)
+    return (hole.start + hole.size // 2) & ~(MARKERS - 1)

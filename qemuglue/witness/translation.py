@@ -1,19 +1,21 @@
 """HMP ``gpa2hva`` as a witness: which region answers at an address, and where its bytes are.
 
 QEMU (``gpa2hva`` in ``monitor/hmp-cmds.c``, ``memory_region_find``) looks one byte up in the
-machine's memory space and says the RAM region's name and the byte's host address, that it is
-no RAM (a device), or that nothing is mapped. A ROM device counts as RAM while it reads as
+machine's memory and says the RAM region's name and the byte's host address, that it is no RAM
+(a device), or that nothing is mapped. The lookup first climbs from the system's region to its
+outermost container: where the secure world's memory holds the normal world's, as on arm boards
+with TrustZone, the answer is the secure world's. A ROM device counts as RAM while it reads as
 memory. Host addresses are only compared with each other: inside one region they must rise with
 the offset, and no two regions may share bytes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from random import Random
 
 from qemuglue.memory.address_space import AddressSpace
-from qemuglue.memory.flatview import MemoryRegionSection
+from qemuglue.memory.flatview import FlatView, MemoryRegionSection
 from qemuglue.memory.region import MemoryRegion, RegionKind
 from qemuglue.qemu.guest_ram import Hva, NotRam, Unmapped, hva_of
 from qemuglue.witness.account import Account
@@ -34,7 +36,8 @@ def check_translation(session: Session, rng: Random) -> Account:
     """
     account = Account(WITNESS)
     bases: dict[MemoryRegion, tuple[int, str]] = {}
-    for section, addr in points(system_memory(session), rng):
+    view = lookup_space(session.mirror.spaces, system_memory(session)).view
+    for section, addr in points(view, rng):
         answer = hva_of(session.process.monitor, addr)
         account.compared += 1
         place = describe(section, addr)
@@ -60,9 +63,18 @@ def system_memory(session: Session) -> AddressSpace:
     return next((space for space in spaces if space.name == "memory"), session.mirror.memory)
 
 
-def points(space: AddressSpace, rng: Random) -> Iterator[tuple[MemoryRegionSection, int]]:
+def lookup_space(spaces: Sequence[AddressSpace], memory: AddressSpace) -> AddressSpace:
+    """Where ``memory_region_find`` looks for a byte of ``memory``: in the space over the
+    outermost container of its root. Every such container known has its child at 0."""
+    root = memory.root
+    while root.container is not None and root.addr == 0:
+        root = root.container
+    return next((space for space in spaces if space.root is root), memory)
+
+
+def points(view: FlatView, rng: Random) -> Iterator[tuple[MemoryRegionSection, int]]:
     """The sections, holes included, each with its first, middle and last address."""
-    sections = list(space.view.cover)
+    sections = list(view.cover)
     if len(sections) > MAX_SECTIONS:
         sections = sorted(rng.sample(sections, MAX_SECTIONS), key=lambda each: each.start)
     for section in sections:

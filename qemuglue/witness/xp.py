@@ -158,9 +158,10 @@ def _judge(
         account.unjudged["a device refused the access by its own result"] += 1
         return
     model = None if result != OK else session.face.value_of(data)
-    if (model is None) != (seen is None):
-        account.differs(place, _words(model, read), _words(seen, read))
-    elif model != seen and not any(_order_unknown(session, s.region) for s in sections):
+    if model == seen:
+        return
+    both = model is not None and seen is not None
+    if not (both and any(_order_unknown(session, section.region) for section in sections)):
         account.differs(place, _words(model, read), _words(seen, read))
 
 
