@@ -10,6 +10,7 @@ OK whatever the MemTxResult was.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,13 +26,32 @@ PORT_WRITES = {"outb": 1, "outw": 2, "outl": 4}
 OK_REPLY = b"OK"
 
 
+_READ_LINES = {verb: b"%b 0x%%x\n" % verb.encode() for verb in SIZED_READS | PORT_READS}
+_WRITE_LINES = {
+    verb: b"%b 0x%%x 0x%%x\n" % verb.encode() for verb in SIZED_WRITES | PORT_WRITES
+}
+
+
+def encode_all(steps: Sequence[tuple[Operation, int]]) -> list[bytes]:
+    """The qtest line of each step; the operations are already validated."""
+    lines = []
+    for op, addr in steps:
+        line = _READ_LINES.get(op.verb)
+        if line is not None:
+            lines.append(line % addr)
+            continue
+        line = _WRITE_LINES.get(op.verb)
+        lines.append(line % (addr, op.value) if line is not None else encode(op, addr))
+    return lines
+
+
 def encode(op: Operation, addr: int) -> bytes:
     """The qtest line for ``op`` at the resolved address; the operation is already validated."""
     verb = op.verb
-    if verb in SIZED_READS or verb in PORT_READS:
-        return b"%b 0x%x\n" % (verb.encode(), addr)
-    if verb in SIZED_WRITES or verb in PORT_WRITES:
-        return b"%b 0x%x 0x%x\n" % (verb.encode(), addr, op.value)
+    if verb in _READ_LINES:
+        return _READ_LINES[verb] % addr
+    if verb in _WRITE_LINES:
+        return _WRITE_LINES[verb] % (addr, op.value)
     if verb == "read":
         return b"read 0x%x 0x%x\n" % (addr, op.size)
     if verb == "memset":

@@ -153,8 +153,8 @@ class FastMap:
     """
 
     __slots__ = (
-        "delta", "dirty", "kinds", "limits", "plans", "rbarrier", "rdata", "sections",
-        "starts", "wbarrier", "wdata",
+        "delta", "dirty", "kinds", "limits", "plans", "rbarrier", "rdata", "read_barriers",
+        "sections", "starts", "wbarrier", "wdata", "write_barriers",
     )
 
     def __init__(
@@ -191,6 +191,9 @@ class FastMap:
             solo = "avoid" if avoided else "solo" if unjudgeable(section.region) else None
             self.rbarrier.append(solo or _barrier(barriers, section.region, False))
             self.wbarrier.append(solo or _barrier(barriers, section.region, True))
+        #: Whether there is any: most machines have none among their memory.
+        self.read_barriers = any(self.rbarrier)
+        self.write_barriers = any(self.wbarrier)
 
 
 def _barrier(barriers: Barriers, region: MemoryRegion, is_write: bool) -> str | None:

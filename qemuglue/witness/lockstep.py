@@ -19,7 +19,7 @@ from qemuglue.program.operation import Operation
 from qemuglue.qemu.events import Kind as EventKind
 from qemuglue.qemu.qtest import QtestDied, QtestHang
 from qemuglue.witness.dma import KICK_REGIONS, LONGEST, floods, ranges
-from qemuglue.witness.face import encode
+from qemuglue.witness.face import SIZED_READS, SIZED_WRITES, encode_all
 from qemuglue.witness.judging import READS, BatchJudge, Suspicion
 from qemuglue.witness.session import Session, Step
 from qemuglue.witness.verdict import Kind, Tally, Verdict
@@ -140,9 +140,15 @@ class LockStep:
         """(stop, the barrier that ends it or None); stop is ``at`` if that step is avoided, or,
         ``ahead`` of the batch before, if it must see that one's end first."""
         stop = min(at + self.batch, len(steps))
+        fast = self.session.fast
+        free_reads = {} if fast.read_barriers else SIZED_READS
+        free_writes = {} if fast.write_barriers else SIZED_WRITES
         for index in range(at, stop):
             op, addr = steps[index]
-            if op.verb == "reset":
+            verb = op.verb
+            if verb in free_reads or verb in free_writes:
+                continue
+            if verb == "reset":
                 return index, None
             barrier = self._is_barrier(op, addr)
             if barrier is not None:
@@ -219,7 +225,7 @@ class LockStep:
     def _send(self, steps: Sequence[Step], base: int, barrier: Step | None) -> _Batch:
         session = self.session
         marker = session.next_marker()
-        lines = [encode(op, addr) for op, addr in steps]
+        lines = encode_all(steps)
         lines.append(b"readb 0x%x\n" % marker)
         session.journal.extend(steps)
         session.process.channel.send(b"".join(lines), len(lines))
