@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from qemuglue.qemu.builds import STANDARD_SUITES, Build, installed_builds
+
+# No test judges by the clock: a loaded host is no defect.
+settings.register_profile(
+    "qemuglue", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("qemuglue")
 
 # Looked up once and before any test changes the environment that says where the cache is.
 INSTALLED = {build.name: build for build in installed_builds()}

@@ -104,6 +104,12 @@ class RamWitness:
             data = source.read(offset, min(size, region.size - offset))
             backing.data[offset : offset + len(data)] = data
 
+    def release(self) -> None:
+        """Forget all contents; the regions keep no backing."""
+        for region in self.sources:
+            region.backing = None
+        self.sources.clear()
+
     def coverage(self) -> dict[str, str]:
         """Region name to coverage, for reports."""
         table = {region.name: source.coverage.value for region, source in self.sources.items()}

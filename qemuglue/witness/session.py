@@ -105,7 +105,14 @@ class Session:
         self.close()
 
     def close(self) -> None:
-        """End QEMU; nothing is asked of it any more."""
+        """End QEMU; nothing is asked of it any more.
+
+        The model's copy of guest RAM is let go at once: a session is full of cycles, and the
+        garbage collector does not know how large a bytearray is.
+        """
+        self.ram.release()
+        self.__dict__.pop("fast", None)
+        self.__dict__.pop("fast_io", None)
         if self._procmem is not None:
             self._procmem.close()
             self._procmem = None

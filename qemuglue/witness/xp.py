@@ -9,7 +9,7 @@ they are judged by the model as for any access.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -56,18 +56,22 @@ def parse_xp(text: str, read: Read) -> int | None:
     return value
 
 
-def check_xp(session: Session, rng: Random, *, limit: int = MAX_READS) -> Account:
+def check_xp(
+    session: Session, rng: Random, *, limit: int = MAX_READS,
+    avoid: Callable[[Read], str] = lambda read: "",
+) -> Account:
     """Read a sample of all kinds of places and compare success, value and pieces.
 
-    Devices see the reads, so the session is not as it was. Raises what the monitor raises.
+    ``avoid`` gives the reason why a read must not be made, or "". Devices see the reads, so
+    the session is not as it was. Raises what the monitor raises.
     """
     account = Account(WITNESS)
     session.evidence.lenient = True
     session.events()  # what came before is nobody's evidence
     for read in sample(session.mirror.memory.view, rng, limit):
         sections = touched(session.mirror.memory.view, read)
-        why = _unjudgeable(session, sections)
-        if why is not None:
+        why = _unjudgeable(session, sections) or avoid(read)
+        if why:
             account.unjudged[why] += 1
             continue
         text = session.process.monitor.hmp(f"xp /1x{LETTERS[read.size]} {read.addr:#x}")
