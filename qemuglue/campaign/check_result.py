@@ -1,0 +1,105 @@
+"""What the check of one machine came to, as values that reports are made of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from qemuglue.mirror import Inference, Mirror
+from qemuglue.mirror.facts import NOTHING
+from qemuglue.witness.account import Account
+from qemuglue.witness.verdict import Tally
+
+
+class Status:
+    """How a check ended; the words of reports."""
+
+    MATCH = "match"
+    DIVERGED = "diverged"
+    NOT_STARTED = "not-started"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Divergence:
+    """One thing that went otherwise than the model says. ``kind`` is divergence, crash, hang or
+    resource; ``confirmed`` is (k, n): seen again in k of n fresh QEMUs. ``program`` is the
+    program text that shows it (for ``qemuglue replay``), "" for a difference of the map."""
+
+    kind: str
+    witness: str
+    signature: str
+    place: str
+    model: tuple[str, ...]
+    qemu: tuple[str, ...]
+    confirmed: tuple[int, int]
+    program: str = ""
+    path: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        k, n = self.confirmed
+        return {
+            "kind": self.kind, "witness": self.witness, "signature": self.signature,
+            "place": self.place, "model_says": list(self.model), "qemu_says": list(self.qemu),
+            "confirmed": {"k": k, "n": n}, "program": self.program, "path": self.path or None,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MapResult:
+    """The mirror as it was taken. ``views`` are QEMU's; ``plain`` of them were equal before
+    anything was inferred, ``exact`` in the end."""
+
+    spaces: int = 0
+    ranges: int = 0
+    views: int = 0
+    exact: int = 0
+    plain: int = 0
+    inferred: Inference = NOTHING
+    differences: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckResult:
+    """What the check of one machine on one build came to. ``reason`` says why it did not start
+    or could not be done. ``ops`` is what was asked for."""
+
+    build: str
+    version: str
+    machine: str
+    status: str
+    seed: int
+    ops: int
+    seconds: float
+    reason: str = ""
+    map: MapResult = MapResult()
+    tally: Tally = field(default_factory=Tally)
+    accounts: tuple[Account, ...] = ()
+    divergences: tuple[Divergence, ...] = ()
+    notes: tuple[str, ...] = ()
+    ram: tuple[tuple[str, str], ...] = ()
+    restarts: int = 0
+    deaths: int = 0
+    flaky: int = 0
+    defect: str = ""
+
+    @property
+    def diverged(self) -> bool:
+        return bool(self.divergences)
+
+    def without_paths(self) -> CheckResult:
+        """The same, its findings not kept anywhere."""
+        return replace(
+            self, divergences=tuple(replace(each, path="") for each in self.divergences)
+        )
+
+
+def map_result(mirror: Mirror) -> MapResult:
+    """The figures of a mirror; spaces that share a view count its ranges once."""
+    views = {space.root: space.view for space in mirror.spaces}
+    return MapResult(
+        spaces=len(mirror.spaces), ranges=sum(len(view) for view in views.values()),
+        views=mirror.score.total, exact=mirror.score.exact, plain=mirror.plain.exact,
+        inferred=mirror.inference,
+        differences=tuple(str(difference) for difference in mirror.differences),
+    )

@@ -1,0 +1,334 @@
+"""The check of one machine: its map, random accesses, and every witness of its state.
+
+In order: the machine is started and mirrored (the map must equal QEMU's own views, range by
+range); random operations are judged one by one, each divergence confirmed in a fresh QEMU
+(``explorer``); then, in a QEMU that has performed one more program, the witnesses of a whole
+state are asked: ``gpa2hva``, the core dump, ``xp``, and the map again. What they say is
+confirmed in another fresh QEMU. All of it is one value.
+
+An access that ends QEMU is a finding like a divergence. It must not end the check as well: the
+place is left out from then on, and its operations are counted as unjudged, with that reason.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from random import Random
+
+from qemuglue.campaign.check_result import CheckResult, Divergence, MapResult, Status, map_result
+from qemuglue.campaign.explorer import Explorer, Progress
+from qemuglue.campaign.fatal import FatalPlaces
+from qemuglue.campaign.findings import Finding
+from qemuglue.campaign.settings import DEFAULT_RAM, Settings, ask_ram_id, rules_of
+from qemuglue.campaign.starting import start_machine
+from qemuglue.errors import EnvironmentFailure, LaunchError, QemuFailure, QemuglueError, UsageError
+from qemuglue.program.generate import Generator
+from qemuglue.program.operation import Operation, Place, Program
+from qemuglue.qemu.builds import Build
+from qemuglue.qemu.config import QemuConfig, VmMode, machine_name
+from qemuglue.witness.account import Account, Difference
+from qemuglue.witness.elf_dump import check_dump
+from qemuglue.witness.judge import Scene, failure_judgement, resolve
+from qemuglue.witness.lockstep import LockStep, Stop
+from qemuglue.witness.session import Knowledge, Session
+from qemuglue.witness.translation import check_translation
+from qemuglue.witness.verdict import Kind, Verdict
+from qemuglue.witness.xp import Read, check_xp
+
+#: Random operations where nothing is said: a few seconds, and every region is met.
+DEFAULT_OPS = 2000
+
+#: More than this is a campaign's work.
+MAX_OPS = 10_000_000
+
+#: Operations of one program: what a divergence takes to be shown again stays short.
+PROGRAM_OPS = 64
+
+#: Programs that end early are made up for, up to so many times the operations asked for.
+MOST_TRIED = 3
+
+#: After this many seconds no further program is started: QEMU dies at every other access, say.
+PATIENCE_S = 900.0
+
+#: Fresh QEMUs in which the witnesses of a state must say the same.
+STATE_TRIES = 3
+
+#: A program's text in a result, at most; the finding's folder has all of it.
+MAX_TEXT = 64 << 10
+
+#: What the model enters: without a CPU there is no space that qtest could.
+_CPU_SPACE = "cpu-memory-0"
+
+
+def check_machine(
+    build: Build, machine: str, *, args: Sequence[str] = (), ops: int = DEFAULT_OPS,
+    seed: int = 0, defect: str = "", folder: Path,
+) -> CheckResult:
+    """Check ``TARGET/NAME``. Findings are recorded under ``folder``. Never raises for what QEMU
+    does: that is a result.
+
+    :raise UsageError: the build has no such machine, no such defect, too many operations.
+    :raise BuildError: the build has no binary for the target.
+    """
+    if not 0 <= ops <= MAX_OPS:
+        raise UsageError(f"{ops} operations; give 0 to {MAX_OPS}")
+    target, name = machine_name(machine)
+    build.binary(target)
+    return _Check(build, target, name, tuple(args), ops, seed, defect, folder).run()
+
+
+class _Check:
+    """One check while it is made."""
+
+    def __init__(
+        self, build: Build, target: str, name: str, args: tuple[str, ...], ops: int, seed: int,
+        defect: str, folder: Path,
+    ) -> None:
+        self.build = build
+        self.machine = f"{target}/{name}"
+        self.args = args
+        self.ops = ops
+        self.seed = seed
+        self.defect = defect
+        self.folder = folder
+        self.rules, self.face = rules_of(
+            Settings(machine=self.machine, defect=defect, ram=DEFAULT_RAM), build
+        )
+        self.config = QemuConfig(
+            build=build, target=target, machine=name, args=args, ram=DEFAULT_RAM,
+            ram_id=None, mode=VmMode.STOPPED,
+        )
+        #: The machine decides the stream too: two machines are not given the same numbers.
+        self.rng = Random(f"{seed}/{self.machine}")
+        self.setup = ""
+        self.map = MapResult()
+        self.progress = Progress()
+        self.accounts: tuple[Account, ...] = ()
+        self.divergences: list[Divergence] = []
+        self.notes: list[str] = []
+        self.ram: tuple[tuple[str, str], ...] = ()
+        self.flaky = 0
+        self.fatal = FatalPlaces()
+        self.start_s = time.monotonic()
+
+    def run(self) -> CheckResult:
+        """Everything, in order."""
+        try:
+            ram_id = ask_ram_id(self.build, self.config.target, self.config.machine)
+            try:
+                self._start(ram_id or None)
+            except LaunchError as error:
+                return self._result(Status.NOT_STARTED, _reason(error))
+            if self.ops:
+                self._access()
+                self._look_at_states()
+        except (QemuFailure, EnvironmentFailure) as error:
+            return self._result(Status.ERROR, str(error))
+        return self._result(Status.DIVERGED if self.divergences else Status.MATCH)
+
+    def _result(self, status: str, reason: str = "") -> CheckResult:
+        progress = self.progress
+        return CheckResult(
+            build=self.build.name, version=self.build.version, machine=self.machine,
+            status=status, seed=self.seed, ops=self.ops, reason=reason, map=self.map,
+            seconds=round(time.monotonic() - self.start_s, 3), tally=progress.tally,
+            accounts=self.accounts, divergences=tuple(self.divergences),
+            notes=tuple(dict.fromkeys((*self.notes, *progress.notes))), ram=self.ram,
+            restarts=progress.restarts, deaths=progress.deaths,
+            flaky=progress.flaky + self.flaky, defect=self.defect,
+        )
+
+    # -- the map -------------------------------------------------------------------------------
+
+    def _start(self, ram_id: str | None) -> None:
+        wanted = QemuConfig(
+            build=self.build, target=self.config.target, machine=self.config.machine,
+            args=self.args, ram=DEFAULT_RAM if ram_id else None, ram_id=ram_id,
+            mode=self.config.mode,
+        )
+        self.config, mirror = start_machine(wanted)
+        self.map = map_result(mirror)
+        names = {region.name for region in mirror.regions}
+        self.setup = "pci" if "pci-conf-data" in names else ""
+        for difference in self.map.differences:
+            self._add_difference(Difference("map", "the machine as started", "", difference), 1, 1)
+        if _CPU_SPACE not in {space.name for space in mirror.spaces} and self.ops:
+            self.notes.append("no CPU: there is no address space to make accesses in")
+            self.ops = 0
+
+    # -- accesses ------------------------------------------------------------------------------
+
+    def _scene(self, knowledge: Knowledge) -> Scene:
+        return Scene(self.config, knowledge, self.setup, self.rules, self.face)
+
+    def _program(self, operations: Sequence[Operation]) -> Program:
+        return Program(
+            self.machine, self.args, tuple(operations), self.config.mode.value, self.setup
+        )
+
+    def _access(self) -> None:
+        self.knowledge = Knowledge()
+        explorer = Explorer(
+            self._scene(self.knowledge), self.folder, seed=self.seed, defect=self.defect,
+            on_finding=self._on_finding,
+        )
+        self.progress = explorer.progress
+        try:
+            self.layout = explorer.start()
+            self.generator = Generator(self.layout)
+            tried = 0
+            while self._performed < self.ops and tried < MOST_TRIED * self.ops:
+                count = min(PROGRAM_OPS, self.ops - self._performed)
+                operations = self._draw(count)
+                tried += count
+                if operations:
+                    explorer.execute(self._program(operations))
+                if time.monotonic() - self.start_s > PATIENCE_S:
+                    self.notes.append(f"stopped after {PATIENCE_S:.0f} s: QEMU had to be "
+                                      f"started again {self.progress.restarts} times")
+                    break
+            self.ram = tuple(sorted(explorer.session().ram.coverage().items()))
+        finally:
+            explorer.close()
+
+    @property
+    def _performed(self) -> int:
+        return self.progress.tally.total
+
+    def _draw(self, count: int) -> list[Operation]:
+        """Random operations, without those that were seen to end QEMU."""
+        kept: list[Operation] = []
+        for op in self.generator.operations(self.rng, count):
+            why, row = self.fatal.why(self.layout, op)
+            if why:
+                self.progress.tally.cells[row, Verdict.UNJUDGED] += 1
+                self.progress.tally.reasons[why] += 1
+                self.progress.tally.verbs[op.verb] += 1
+            else:
+                kept.append(op)
+        return kept
+
+    def _on_finding(self, finding: Finding) -> None:
+        told = finding.details
+        if finding.kind == "divergence":
+            row = next((kind for kind in Kind if kind.value == told.get("region_kind")), Kind.RAM)
+            self.progress.tally.cells[row, Verdict.DIVERGED] += 1
+            where = f"{told.get('address', 'guest RAM')} ({told.get('region') or 'unassigned'})"
+            if told.get("verb"):
+                where = f"{told['verb']} {where}"
+            model, qemu = tuple(told["model_says"]), tuple(told["qemu_says"])
+            witness = {"reply": "qtest", "ram": "ram"}.get(str(told["what"]), "transcript")
+        else:
+            where = self.fatal.add(self.layout, finding)
+            model, qemu = ("QEMU goes on",), (str(told.get("error") or finding.signature),)
+            witness = "process"
+        self.divergences.append(Divergence(
+            finding.kind, witness, finding.signature, where, model, qemu, finding.confirmed,
+            _text(finding.program), str(finding.path or ""),
+        ))
+
+    # -- witnesses of a state ------------------------------------------------------------------
+
+    def _look_at_states(self) -> None:
+        """In a fresh QEMU after one more program; what differs is looked at again."""
+        operations = self._draw(PROGRAM_OPS)
+        # Every try takes its sample from the same seed, so that it asks for the same places.
+        seed = self.rng.getrandbits(64)
+        first = self._look(operations, seed)
+        if first is None:
+            operations = []
+            first = self._look(operations, seed)
+        if first is None:
+            self.notes.append("the witnesses of a state were not asked: no session lasted")
+            return
+        self.accounts = tuple(first)
+        found = [each for account in first for each in account.differences]
+        if not found:
+            return
+        seen = dict.fromkeys(((each.witness, each.place) for each in found), 1)
+        for _ in range(STATE_TRIES - 1):
+            for account in self._look(operations, seed) or ():
+                for each in account.differences:
+                    if (each.witness, each.place) in seen:
+                        seen[each.witness, each.place] += 1
+        for each in found:
+            count = seen[each.witness, each.place]
+            if count == 1:
+                self.flaky += 1
+            else:
+                self._add_difference(each, count, STATE_TRIES, self._program(operations))
+
+    def _look(self, operations: Sequence[Operation], seed: int) -> list[Account] | None:
+        """What each witness says after ``operations``; None if they end otherwise than well."""
+        rng = Random(seed)
+        looks: tuple[Callable[[Session], Account], ...] = (
+            lambda session: check_translation(session, rng), check_dump,
+            lambda session: check_xp(session, rng, avoid=self._fatal_read), check_map,
+        )
+        with self._scene(self.knowledge).session() as session:
+            try:
+                lockstep = LockStep(session)
+                end = lockstep.run(resolve(session.layout(), operations))
+                if end.stop is not Stop.DONE or lockstep.check_ram(full=True) is not None:
+                    return None
+            except QemuFailure:
+                return None
+            accounts: list[Account] = []
+            for look in looks:
+                try:
+                    accounts.append(look(session))
+                except QemuFailure as error:
+                    accounts.append(_ended(session, error))
+                    break
+            return accounts
+
+    def _fatal_read(self, read: Read) -> str:
+        return self.fatal.why(self.layout, Operation("read", Place(offset=read.addr), read.size))[0]
+
+    def _add_difference(
+        self, found: Difference, k: int, n: int, program: Program | None = None
+    ) -> None:
+        kind = found.witness if found.witness in ("crash", "hang", "resource") else "divergence"
+        signature = found.place if kind != "divergence" else f"divergence:{found.witness}"
+        self.divergences.append(Divergence(
+            kind, found.witness if kind == "divergence" else "process", signature, found.place,
+            (found.model,) if found.model else (), (found.qemu,), (k, n),
+            _text(program) if program is not None else "",
+        ))
+
+
+def check_map(session: Session) -> Account:
+    """The map after accesses: drawn from the tree's text, compared with QEMU's own views."""
+    account = Account("map")
+    session.refresh()
+    account.compared = map_result(session.mirror).ranges
+    for difference in session.mirror.differences:
+        account.differs(
+            difference.space, str(difference.model or difference.what or "nothing"),
+            str(difference.qemu or "nothing"),
+        )
+    return account
+
+
+def _ended(session: Session, error: QemuFailure) -> Account:
+    """QEMU died or hung while a witness was asked."""
+    found = failure_judgement(session, error)
+    account = Account("process")
+    account.differences.append(
+        Difference(found.kind.value, found.signature, "QEMU goes on", str(error))
+    )
+    return account
+
+
+def _reason(error: QemuglueError) -> str:
+    """QEMU's own words."""
+    said = [line.strip() for line in getattr(error, "stderr", "").splitlines() if line.strip()]
+    text = str(error)
+    return text if not said or said[-1] in text else f"{text}: {said[-1]}"
+
+
+def _text(program: Program) -> str:
+    text = program.canonical_text()
+    return text if len(text) <= MAX_TEXT else ""
