@@ -27,11 +27,12 @@ ASYNC_REGIONS = re.compile(
 _Test = Callable[[int, bytes], bool]
 
 
-def _byte(at: int, test: Callable[[int], bool]) -> _Test:
-    """A test of the byte written at offset ``at`` of the region, if the write reaches it."""
+def _any(test: Callable[[int], bool]) -> _Test:
+    """A test of every byte written: a write that is wider than the region is cut into bytes
+    that all reach the same callback (R7), and these callbacks do not look at the offset."""
 
     def written(offset: int, data: bytes) -> bool:
-        return offset <= at < offset + len(data) and test(data[at - offset])
+        return any(map(test, data))
 
     return written
 
@@ -41,14 +42,14 @@ BY_VALUE: dict[str, _Test] = {
     # PC/AT reset register: bit 2 resets (hw/isa, hw/acpi: ``rcr_write``).
     **dict.fromkeys(
         ("lpc-reset-control", "piix-reset-control", "piix3-reset-control"),
-        _byte(0, lambda value: bool(value & 0x04)),
+        _any(lambda value: bool(value & 0x04)),
     ),
     # Fast reset: bit 0 (``port92_write``).
-    "port92": _byte(0, lambda value: bool(value & 0x01)),
+    "port92": _any(lambda value: bool(value & 0x01)),
     # Keyboard controller: 0xfx pulses output lines, reset among them (``kbd_write_command``).
-    "i8042-cmd": _byte(0, lambda value: value >= 0xF0),
+    "i8042-cmd": _any(lambda value: value >= 0xF0),
     # PM1 control: SLP_EN, bit 13 (``acpi_pm1_cnt_write``).
-    "acpi-cnt": _byte(1, lambda value: bool(value & 0x20)),
+    "acpi-cnt": _any(lambda value: bool(value & 0x20)),
 }
 
 

@@ -250,7 +250,7 @@ class LockStep:
             # A death explains what is missing; the death is the finding.
             last = base + len(lines) - 1
             if error is None or (judged.index is not None and judged.index < last):
-                return RunEnd(Stop.SUSPICION, base + len(lines), judged), False
+                return self._suspected(batch, ahead, judged)
         if error is not None:
             stop = Stop.DIED if isinstance(error, QtestDied) else Stop.HANG
             return RunEnd(stop, base + min(len(lines), len(steps)), error=error), False
@@ -259,7 +259,7 @@ class LockStep:
         if evidence.mismatch is not None:
             op, addr = steps[-1]
             suspicion = self.judge.suspect(op, addr, base + len(steps) - 1, "extra")
-            return RunEnd(Stop.SUSPICION, base + len(steps), suspicion), False
+            return self._suspected(batch, ahead, suspicion)
         changed = evidence.topology or evidence.replaced is not None
         overtaken = changed and ahead is not None
         if overtaken and ahead is not None:
@@ -267,6 +267,31 @@ class LockStep:
             if lost is not None:
                 return lost, True
         return self._after_batch(steps, base, batch.barrier, judged or int(overtaken)), overtaken
+
+    def _suspected(
+        self, batch: _Batch, ahead: _Batch | None, suspicion: Suspicion
+    ) -> tuple[RunEnd | None, bool]:
+        """Model and QEMU part; unless the machine was reset meanwhile, which explains it."""
+        if ahead is not None:
+            lost = self._give_up(ahead)
+            if lost is not None:
+                return lost, True
+        session = self.session
+        if not session.reset_seen():
+            return RunEnd(Stop.SUSPICION, batch.base + len(batch.steps), suspicion), False
+        index = suspicion.index if suspicion.index is not None else batch.base
+        self.judge.unjudge(batch.steps[index - batch.base :], "after a reset nobody foresaw")
+        self.tally.verbs.subtract([batch.steps[index - batch.base][0].verb])
+        session.evidence.replaced = None
+        self._start_over()
+        return None, True
+
+    def _start_over(self) -> None:
+        """The machine was reset: take its map and its RAM again."""
+        self.tally.cells[Kind.EVENT, Verdict.RESET] += 1
+        self.session.events()
+        self.session.refresh()
+        self.session.ram.adopt_all()
 
     def _give_up(self, ahead: _Batch) -> RunEnd | None:
         """A batch that overtook a change of the map: QEMU did it, nobody can judge it."""
@@ -291,7 +316,7 @@ class LockStep:
         changed = evidence.topology
         if evidence.kicks:
             self._adopt_kicked()
-        if barrier is not None and self._waits(barrier):
+        if self.slow or (barrier is not None and self._waits(barrier)):
             events = session.quiesce()
             if "RESET" in events:
                 self._after_reset(steps[-1])
@@ -353,10 +378,7 @@ class LockStep:
         if not found:
             return None
         if session.reset_seen():
-            session.events()
-            session.refresh()
-            ram.adopt_all()
-            self.tally.cells[Kind.EVENT, Verdict.RESET] += 1
+            self._start_over()
             return None
         if self.judge.may_be_dma():
             ram.adopt_all()
