@@ -165,15 +165,13 @@ class Evidence:
             return
         while self.pos < len(self.events):
             event = self.events[self.pos]
-            if event.kind in _INVALID:
-                if self._is_refusal(event, region, offset, size, is_write, reason):
-                    self.pos += 1
-                    if self.on_piece is not None:
-                        self.on_piece(
-                            Expected(region, offset, size, is_write, reason=reason), event
-                        )
-                    return
-                break
+            if event.kind in _INVALID and self._is_refusal(
+                event, region, offset, size, is_write, reason
+            ):
+                self.pos += 1
+                if self.on_piece is not None:
+                    self.on_piece(Expected(region, offset, size, is_write, reason=reason), event)
+                return
             if not self._pass_by(event):
                 break
         self._miss(Expected(region, offset, size, is_write, reason=reason))
