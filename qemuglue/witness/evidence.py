@@ -140,6 +140,7 @@ class Evidence:
         self.mismatch = None
         self.topology = False
         self.kicks.clear()
+        self.last_name = ""  # whoever was called last has had its time: a kick ends its batch
 
     # -- the model's side ----------------------------------------------------------------------
 
