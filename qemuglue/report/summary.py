@@ -234,10 +234,11 @@ def _print_reasons(tally: Tally, say: _Page) -> None:
         ("Not judged because:", tally.reasons),
         ("Accesses that devices made by themselves:", tally.side_accesses),
     ):
-        if not +Counter(reasons):
+        shown = +Counter(reasons)
+        if not shown:
             continue
         say.text(title)
-        common = Counter(reasons).most_common()
+        common = shown.most_common()
         for text, n in common[:MAX_REASONS]:
             say.text(f"  {count(n):>8}  {text}")
         rest = common[MAX_REASONS:]
