@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
@@ -30,11 +31,11 @@ from qemuglue.qemu.builds import Build
 from qemuglue.qemu.config import QemuConfig, VmMode, machine_name
 from qemuglue.witness.account import Account, Difference
 from qemuglue.witness.elf_dump import check_dump
-from qemuglue.witness.judge import Scene, failure_judgement, resolve
+from qemuglue.witness.judge import Judgement, Scene, failure_judgement, resolve
 from qemuglue.witness.lockstep import LockStep, Stop
 from qemuglue.witness.session import Knowledge, Session
 from qemuglue.witness.translation import check_translation
-from qemuglue.witness.verdict import Kind, Verdict
+from qemuglue.witness.verdict import Kind, Tally, Verdict
 from qemuglue.witness.xp import Read, check_xp
 
 #: Random operations where nothing is said: a few seconds, and every region is met.
@@ -54,6 +55,9 @@ PATIENCE_S = 900.0
 
 #: Fresh QEMUs in which the witnesses of a state must say the same.
 STATE_TRIES = 3
+
+#: Reads by xp that end QEMU before the witness is given up.
+MAX_FATAL_READS = 4
 
 #: A program's text in a result, at most; the finding's folder has all of it.
 MAX_TEXT = 64 << 10
@@ -77,6 +81,14 @@ def check_machine(
     target, name = machine_name(machine)
     build.binary(target)
     return _Check(build, target, name, tuple(args), ops, seed, defect, folder).run()
+
+
+@dataclass(slots=True)
+class _Look:
+    """What the witnesses of a state said in one QEMU, and how it ended if it did."""
+
+    accounts: list[Account] = field(default_factory=list)
+    ended: Judgement | None = None
 
 
 class _Check:
@@ -111,6 +123,7 @@ class _Check:
         self.ram: tuple[tuple[str, str], ...] = ()
         self.flaky = 0
         self.fatal = FatalPlaces()
+        self._last_read: Operation | None = None
         self.start_s = time.monotonic()
 
     def run(self) -> CheckResult:
@@ -181,7 +194,7 @@ class _Check:
             tried = 0
             while self._performed < self.ops and tried < MOST_TRIED * self.ops:
                 count = min(PROGRAM_OPS, self.ops - self._performed)
-                operations = self._draw(count)
+                operations = self._draw(count, self.progress.tally)
                 tried += count
                 if operations:
                     explorer.execute(self._program(operations))
@@ -197,15 +210,15 @@ class _Check:
     def _performed(self) -> int:
         return self.progress.tally.total
 
-    def _draw(self, count: int) -> list[Operation]:
-        """Random operations, without those that were seen to end QEMU."""
+    def _draw(self, count: int, tally: Tally) -> list[Operation]:
+        """Random operations, without those that were seen to end QEMU: ``tally`` has these."""
         kept: list[Operation] = []
         for op in self.generator.operations(self.rng, count):
             why, row = self.fatal.why(self.layout, op)
             if why:
-                self.progress.tally.cells[row, Verdict.UNJUDGED] += 1
-                self.progress.tally.reasons[why] += 1
-                self.progress.tally.verbs[op.verb] += 1
+                tally.cells[row, Verdict.UNJUDGED] += 1
+                tally.reasons[why] += 1
+                tally.verbs[op.verb] += 1
             else:
                 kept.append(op)
         return kept
@@ -232,24 +245,80 @@ class _Check:
     # -- witnesses of a state ------------------------------------------------------------------
 
     def _look_at_states(self) -> None:
-        """In a fresh QEMU after one more program; what differs is looked at again."""
-        operations = self._draw(PROGRAM_OPS)
+        """In a fresh QEMU after one more program; what differs is looked at again. A read that
+        ends QEMU is left out, and everything asked once more."""
+        operations = self._draw(PROGRAM_OPS, Tally())
         # Every try takes its sample from the same seed, so that it asks for the same places.
         seed = self.rng.getrandbits(64)
-        first = self._look(operations, seed)
-        if first is None:
+        found = self._look(operations, seed)
+        if found is None:
             operations = []
-            first = self._look(operations, seed)
-        if first is None:
+            found = self._look(operations, seed)
+        for _ in range(MAX_FATAL_READS):
+            if found is None or found.ended is None:
+                break
+            self._read_ended_qemu(found.ended, operations, seed)
+            found = self._look(operations, seed)
+        if found is None:
             self.notes.append("the witnesses of a state were not asked: no session lasted")
             return
-        self.accounts = tuple(first)
-        found = [each for account in first for each in account.differences]
+        self.accounts = tuple(found.accounts)
+        self._report_accounts(operations, seed)
+
+    def _look(self, operations: Sequence[Operation], seed: int) -> _Look | None:
+        """What each witness says after ``operations``; None if they end otherwise than well."""
+        rng = Random(seed)
+        looks: tuple[Callable[[Session], Account], ...] = (
+            lambda session: check_translation(session, rng), check_dump,
+            lambda session: check_xp(session, rng, avoid=self._fatal_read), check_map,
+        )
+        self._last_read = None
+        with self._scene(self.knowledge).session() as session:
+            try:
+                lockstep = LockStep(session)
+                end = lockstep.run(resolve(session.layout(), operations))
+                if end.stop is not Stop.DONE or lockstep.check_ram(full=True) is not None:
+                    return None
+            except QemuFailure:
+                return None
+            found = _Look()
+            for look in looks:
+                try:
+                    found.accounts.append(look(session))
+                except QemuFailure as error:
+                    found.ended = failure_judgement(session, error)
+                    break
+            return found
+
+    def _fatal_read(self, read: Read) -> str:
+        self._last_read = Operation("read", Place(offset=read.addr), read.size)
+        return self.fatal.why(self.layout, self._last_read)[0]
+
+    def _read_ended_qemu(
+        self, found: Judgement, operations: Sequence[Operation], seed: int
+    ) -> None:
+        """QEMU died or hung while a witness was asked, most likely at the last read of xp."""
+        op = self._last_read
+        again = self._look(operations, seed)
+        same = again is not None and again.ended is not None and (
+            again.ended.signature == found.signature
+        )
+        place = "while a witness was asked"
+        if op is not None:
+            place = f"xp, like {self.fatal.add_operation(self.layout, op, found.signature)}"
+        self.divergences.append(Divergence(
+            found.kind.value, "process", found.signature, place, ("QEMU goes on",),
+            (found.error or found.signature,), (1 + same, 2), _text(self._program(operations)),
+        ))
+
+    def _report_accounts(self, operations: Sequence[Operation], seed: int) -> None:
+        found = [each for account in self.accounts for each in account.differences]
         if not found:
             return
         seen = dict.fromkeys(((each.witness, each.place) for each in found), 1)
         for _ in range(STATE_TRIES - 1):
-            for account in self._look(operations, seed) or ():
+            again = self._look(operations, seed)
+            for account in again.accounts if again is not None else ():
                 for each in account.differences:
                     if (each.witness, each.place) in seen:
                         seen[each.witness, each.place] += 1
@@ -260,40 +329,11 @@ class _Check:
             else:
                 self._add_difference(each, count, STATE_TRIES, self._program(operations))
 
-    def _look(self, operations: Sequence[Operation], seed: int) -> list[Account] | None:
-        """What each witness says after ``operations``; None if they end otherwise than well."""
-        rng = Random(seed)
-        looks: tuple[Callable[[Session], Account], ...] = (
-            lambda session: check_translation(session, rng), check_dump,
-            lambda session: check_xp(session, rng, avoid=self._fatal_read), check_map,
-        )
-        with self._scene(self.knowledge).session() as session:
-            try:
-                lockstep = LockStep(session)
-                end = lockstep.run(resolve(session.layout(), operations))
-                if end.stop is not Stop.DONE or lockstep.check_ram(full=True) is not None:
-                    return None
-            except QemuFailure:
-                return None
-            accounts: list[Account] = []
-            for look in looks:
-                try:
-                    accounts.append(look(session))
-                except QemuFailure as error:
-                    accounts.append(_ended(session, error))
-                    break
-            return accounts
-
-    def _fatal_read(self, read: Read) -> str:
-        return self.fatal.why(self.layout, Operation("read", Place(offset=read.addr), read.size))[0]
-
     def _add_difference(
         self, found: Difference, k: int, n: int, program: Program | None = None
     ) -> None:
-        kind = found.witness if found.witness in ("crash", "hang", "resource") else "divergence"
-        signature = found.place if kind != "divergence" else f"divergence:{found.witness}"
         self.divergences.append(Divergence(
-            kind, found.witness if kind == "divergence" else "process", signature, found.place,
+            "divergence", found.witness, f"divergence:{found.witness}", found.place,
             (found.model,) if found.model else (), (found.qemu,), (k, n),
             _text(program) if program is not None else "",
         ))
@@ -309,16 +349,6 @@ def check_map(session: Session) -> Account:
             difference.space, str(difference.model or difference.what or "nothing"),
             str(difference.qemu or "nothing"),
         )
-    return account
-
-
-def _ended(session: Session, error: QemuFailure) -> Account:
-    """QEMU died or hung while a witness was asked."""
-    found = failure_judgement(session, error)
-    account = Account("process")
-    account.differences.append(
-        Difference(found.kind.value, found.signature, "QEMU goes on", str(error))
-    )
     return account
 
 

@@ -21,8 +21,8 @@ _ROWS = {
 #: Ranges looked at behind an operation's first; nobody needs to know of more.
 _MOST_TOUCHED = 16
 
-#: (space, region or start of a hole, index among namesakes, is it the edge behind it?)
-_Key = tuple[str, str, int, bool]
+#: (space, region and index among namesakes, or start of the range whose edge it is)
+_Key = tuple[str, str, int]
 
 
 class FatalPlaces:
@@ -33,20 +33,31 @@ class FatalPlaces:
 
     def add(self, layout: Layout, finding: Finding) -> str:
         """Leave the place of the finding's last operation out, if a fresh QEMU has shown that it
-        is fatal; the place in words. Unassigned memory is never left out."""
+        is fatal; the place in words."""
         op = finding.program.operations[-1]
+        if finding.confirmed[0]:
+            return self.add_operation(layout, op, finding.signature)
+        return f"{op.verb} {self._place(_touched(layout, op))}"
+
+    def add_operation(self, layout: Layout, op: Operation, signature: str) -> str:
+        """Leave its place out: the first region it touches or, where it goes on behind that,
+        the edge. Unassigned memory is never left out. The place in words."""
         touched = _touched(layout, op)
-        if not touched:
-            return op.verb
-        first = touched[0]
-        crossing = len(touched) > 1
-        where = f"{'the end of ' * crossing}{first.region or 'unassigned memory'}"
-        if finding.confirmed[0] and (first.region or crossing):
+        where = self._place(touched)
+        if touched and (touched[0].region or len(touched) > 1):
+            key = _edge(touched[0]) if len(touched) > 1 else _region(touched[0])
             self._known.setdefault(
-                _key(first, crossing),
-                f"left out: an access to {where} ended QEMU ({finding.signature})",
+                key, f"left out: an access to {where} ended QEMU ({signature})"
             )
-        return f"{op.verb} {layout.address_of(op, strict=False):#x} ({where})"
+        address = layout.address_of(op, strict=False)
+        return f"{op.verb} {address:#x} ({where})" if address is not None else op.verb
+
+    @staticmethod
+    def _place(touched: list[Range]) -> str:
+        if not touched:
+            return "the machine"
+        name = touched[0].region or "unassigned memory"
+        return f"the end of {name}" if len(touched) > 1 else name
 
     def why(self, layout: Layout, op: Operation) -> tuple[str, Kind]:
         """("" or why ``op`` is left out, its row in the verdict table)."""
@@ -54,9 +65,9 @@ class FatalPlaces:
         if not touched:
             return "", Kind.EVENT
         crossing = len(touched) > 1
-        keys = [_key(each, False) for each in touched]
+        keys = [_region(each) for each in touched]
         if crossing:
-            keys.append(_key(touched[0], True))
+            keys.append(_edge(touched[0]))
         why = next((self._known[key] for key in keys if key in self._known), "")
         row = _ROWS.get(touched[0].kind, Kind.DEVICE)
         if row is Kind.DEVICE and touched[0].space == IO:
@@ -64,8 +75,12 @@ class FatalPlaces:
         return why, Kind.CROSSING if crossing else row
 
 
-def _key(place: Range, edge: bool) -> _Key:
-    return place.space, place.region or hex(place.start), place.index, edge
+def _region(place: Range) -> _Key:
+    return place.space, place.region or hex(place.start), place.index
+
+
+def _edge(place: Range) -> _Key:
+    return place.space, f"behind {place.last:#x}", 0
 
 
 def _touched(layout: Layout, op: Operation) -> list[Range]:

@@ -52,10 +52,9 @@ def write_junit(path: Path, results: Sequence[CheckResult]) -> None:
             case = TestCase(_clean(result.machine), classname=_clean(build), time=result.seconds)
             if result.status == Status.NOT_STARTED:
                 case.result = [Skipped(_clean(result.reason))]
-            elif result.status == Status.ERROR:
-                case.result = [Error(_clean(result.reason), "error")]
-            elif result.divergences:
-                case.result = [_failure(each) for each in result.divergences]
+            else:
+                error = [Error(_clean(result.reason), "error")] * (result.status == Status.ERROR)
+                case.result = [*error, *map(_failure, result.divergences)]
             case.system_out = _clean(_told(result))
             suite.add_testcase(case)
         xml.add_testsuite(suite)
