@@ -53,8 +53,8 @@ class DevicePlan:
     """
 
     __slots__ = (
-        "_base", "_big", "_kind", "_last", "_region", "_rules", "_same_order", "_shapes",
-        "_target_big", "_usable",
+        "_base", "_big", "_contract", "_kind", "_region", "_rules", "_same_order", "_shapes",
+        "_usable", "_veto",
     )
 
     def __init__(
@@ -64,18 +64,25 @@ class DevicePlan:
         self._region = region
         self._kind = kind
         self._rules = space.rules
-        self._target_big = space.target_big
+        self._contract = region.contract
         self._big = space.rules.big(region.contract, space.target_big)
         self._same_order = self._big == space.target_big
         self._base = region.absolute()
         #: (size, low bits of the offset, is_write) -> one call, one refusal, or neither.
         self._shapes: dict[int, str] = {}
         veto = region.contract.accepts
+        self._veto = veto if isinstance(veto, Veto) else None
         self._usable = (
             region.ops is None and not region.ioeventfds and unjudgeable(region) is None
             and region.kind is not RegionKind.RAM_DEVICE and region.name not in KICK_REGIONS
-            and not (isinstance(veto, Veto) and veto.vetoing)
             and not space.rules.blocked(False)
+        )
+
+    def _holds(self) -> bool:
+        """Whether the plan is still what the rules say: first evidence may have shown meanwhile
+        that the device refuses by its own rule, or what its byte order is."""
+        return self._region.contract is self._contract and not (
+            self._veto is not None and self._veto.vetoing
         )
 
     def _shape(self, offset: int, size: int, is_write: bool) -> str:
@@ -102,7 +109,7 @@ class DevicePlan:
             shape = self._shapes[key] = self._shape(offset, size, False)
         if shape == "call":
             value = evidence.is_next_read(self._region, self._base + offset, size)
-            if value is None:
+            if value is None or not self._holds():
                 return False
             if not self._same_order:
                 value = int.from_bytes(value.to_bytes(size, "big"), "little")
@@ -131,7 +138,10 @@ class DevicePlan:
         if shape == "call":
             if not self._same_order:
                 value = int.from_bytes(value.to_bytes(size, "big"), "little")
-            if not evidence.is_next_write(self._region, self._base + offset, size, value):
+            if not (
+                evidence.is_next_write(self._region, self._base + offset, size, value)
+                and self._holds()
+            ):
                 return False
         elif shape == "refused":
             if not evidence.is_next_refusal(self._region, offset, size, True):
