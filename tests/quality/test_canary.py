@@ -1,4 +1,4 @@
-"""Planted defects are found. A campaign that finds nothing proves nothing unless these pass."""
+"""The canary target is heard, and is silent without its defect (``test_defects`` has every one)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from random import Random
 
 import pytest
 
-from qemuglue.campaign.defects import DEFECTS
 from qemuglue.campaign.feedback import has_atheris
 from qemuglue.campaign.findings import read_finding
 from qemuglue.campaign.settings import Settings
@@ -20,29 +19,6 @@ from qemuglue.program.generate import Generator
 from qemuglue.qemu.builds import Build
 
 pytestmark = pytest.mark.qemu
-
-#: Programs of 64 operations; each defect so far took at most 4 of them.
-MAX_PROGRAMS = 60
-
-
-@pytest.mark.parametrize("name", DEFECTS)
-def test_each_planted_defect_is_found(newest_build: Build, tmp_path: Path, name: str) -> None:
-    settings = Settings(
-        target="canary", devices=("edu", "pci-testdev"), build=newest_build.name,
-        programs=MAX_PROGRAMS, seconds=60.0, out=str(tmp_path), seed=5, defect=name,
-    )
-    work = Work(settings, StatusWriter(-1))
-    try:
-        generator, rng = Generator(work.start()), Random(settings.seed)
-        while not work.over and work.last is None:
-            work.perform(settings.program(generator.operations(rng, settings.operations)))
-    finally:
-        work.close()
-    assert work.last is not None, f"{name} stayed hidden for {MAX_PROGRAMS} programs"
-    assert work.last.path is not None
-    recorded = read_finding(work.last.path)
-    assert (recorded.kind, recorded.defect) == ("divergence", name)
-    assert recorded.confirmed[0] > 0, "the slow judge saw it too"
 
 
 @pytest.mark.parametrize("engine", [
