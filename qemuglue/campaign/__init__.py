@@ -1,0 +1,15 @@
+"""Campaigns: which programs to run, for how long, and what becomes of what they find.
+
+================  ==========================================================================
+``targets``       the fuzz targets by name
+``defects``       planted model defects, for the canary and the tests
+``settings``      everything that decides a campaign, as one value that travels
+``explorer``      execute programs on one machine and deal with what happens
+``findings``      the finding folder (FINDING.md); ``loading`` reads what ``replay`` takes
+``worker``        one process of a campaign; ``runner`` its parent; ``status`` between them
+``libfuzzer``     the Atheris entry, ``qemuglue-fuzz``; ``feedback`` its counters
+``breeding``      mutation by operations for the random engine; ``corpus`` keeps inputs
+``checking``      the check of one machine; ``check_result`` its outcome
+``bench``         judged operations a second
+================  ==========================================================================
+"""

@@ -1,0 +1,1 @@
+"""What people and machines read: terminal, JSON, JUnit. Nothing here runs QEMU."""
