@@ -92,6 +92,8 @@ class Explorer:
         self._layout: Layout | None = None
         self._since_full = 0
         self._since_setup = 0
+        #: The signature a suspicion had in the batch -> the one the slow judge gave it.
+        self._shown_as: dict[str, str] = {}
 
     # -- life cycle ----------------------------------------------------------------------------
 
@@ -217,23 +219,34 @@ class Explorer:
             return True
         if found.kind is not Kind.DIVERGENCE:
             progress.deaths += 1
-        progress.signatures[found.signature] += 1
-        if progress.signatures[found.signature] > CONFIRMATIONS:
+        signature = self._shown_as.get(found.signature, found.signature)
+        progress.signatures[signature] += 1
+        if progress.signatures[signature] > CONFIRMATIONS:
+            self._count(found)
             return False
         for candidate in (program, whole):
             if not 0 < len(candidate.operations) <= LONGEST_PREFIX + len(program.operations):
                 continue
             count, shown = self._confirm(candidate, found)
             if count and shown is not None:
+                progress.signatures[signature] -= 1
+                progress.signatures[shown.signature] += 1
+                self._shown_as[found.signature] = shown.signature
+                self._count(shown)
                 self._record(candidate, shown, (count, CONFIRM_TRIES), data)
                 return False
         if found.kind is Kind.DIVERGENCE:
-            progress.signatures[found.signature] -= 1
+            progress.signatures[signature] -= 1
             if not self._forgive(found):
                 progress.flaky += 1
             return True
         self._record(whole, found, (0, CONFIRM_TRIES), data)
         return False
+
+    def _count(self, found: Judgement) -> None:
+        """A divergence belongs into the table like any verdict."""
+        if found.suspicion is not None:
+            self.progress.tally.cells[found.suspicion.kind, Verdict.DIVERGED] += 1
 
     def _confirm(self, program: Program, found: Judgement) -> tuple[int, Judgement | None]:
         """By the slow judge; a long journal is first run fast, which is how it was seen."""
