@@ -35,7 +35,7 @@ from qemuglue.witness.judge import Judgement, Scene, failure_judgement, resolve
 from qemuglue.witness.lockstep import LockStep, Stop
 from qemuglue.witness.session import Knowledge, Session
 from qemuglue.witness.translation import check_translation
-from qemuglue.witness.verdict import Kind, Tally, Verdict
+from qemuglue.witness.verdict import Tally, Verdict
 from qemuglue.witness.xp import Read, check_xp
 
 #: Random operations where nothing is said: a few seconds, and every region is met.
@@ -226,8 +226,6 @@ class _Check:
     def _on_finding(self, finding: Finding) -> None:
         told = finding.details
         if finding.kind == "divergence":
-            row = next((kind for kind in Kind if kind.value == told.get("region_kind")), Kind.RAM)
-            self.progress.tally.cells[row, Verdict.DIVERGED] += 1
             where = f"{told.get('address', 'guest RAM')} ({told.get('region') or 'unassigned'})"
             if told.get("verb"):
                 where = f"{told['verb']} {where}"
