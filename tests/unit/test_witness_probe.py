@@ -1,0 +1,294 @@
+"""Contracts recovered from what probes show, where the probed device is a simulation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from random import Random
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from witness_events import (
+    MASK64,
+    Simulated,
+    call,
+    device,
+    message,
+    random_contract,
+    refusal,
+    space_of,
+    unassigned,
+)
+
+from qemuglue.memory import AddressSpace, Contract, Endian, MemoryRegion, Reason
+from qemuglue.memory.rules import RULES_10_0, RULES_LATEST, Rules
+from qemuglue.qemu.events import Event
+from qemuglue.witness.contracts import Learned
+from qemuglue.witness.face import HostFace
+from qemuglue.witness.probe import _own, _Probe, _windows, explain
+
+RANDOMS = st.randoms(use_true_random=False)
+BASE = 0x1000
+
+
+class Probed:
+    """A device of ``size`` bytes whose registers read as a fixed image, and its probes."""
+
+    def __init__(
+        self, rng: Random, contract: Contract, *, size: int = 16, ports: bool = False,
+        rules: Rules = RULES_10_0, target_big: bool = False,
+    ) -> None:
+        self.rules = rules
+        self.ports = ports
+        self.region = device("dev", size, contract)
+        self.space = space_of((BASE, self.region), rules=rules, target_big=target_big)
+        image = Random(rng.getrandbits(32)).randbytes(2 * size + 16)  # never all zeros
+        # One number a register, as a device's callback would return it: its own order.
+        self.simulated = Simulated(
+            self.space,
+            lambda region, offset, size: int.from_bytes(image[offset : offset + size], "little"),
+        )
+        self.face = HostFace(self.space, self.space)
+
+    def access(self, offset: int, size: int, *, is_write: bool = False) -> tuple[
+        list[Event], bytes
+    ]:
+        """Events of the device and the bytes that a read gives."""
+        addr = BASE + offset
+        data = b""
+        if self.ports and self.rules.ports_single_dispatch:
+            if is_write:
+                self.space.store(addr, 0, size, "little")
+            else:
+                data = self.space.load(addr, size, "little")[1].to_bytes(size, "little")
+        elif is_write:
+            self.space.write(addr, bytes(size))
+        else:
+            data = self.space.read(addr, size)[1]
+        return self.simulated.take(), data
+
+    def probes(self, *, is_write: bool = False) -> Iterator[_Probe]:
+        """As the probe of a session makes them: a window of eight, every size."""
+        single = self.ports and self.rules.ports_single_dispatch
+        for offset in range(min(8, self.region.size)):
+            for size in (1, 2, 4) if self.ports else (1, 2, 4, 8):
+                events, data = self.access(offset, size, is_write=is_write)
+                seen = tuple(_own(events, self.region, BASE, is_write))
+                yield _Probe(offset, size, self.region.size, is_write, seen, data, single)
+
+    def learned(self, *, is_write: bool = False) -> Learned | None:
+        return explain(self.rules, list(self.probes(is_write=is_write)), {})
+
+
+def follows(learned: Learned, region: MemoryRegion) -> Contract:
+    """What was learnt as a contract of a region, its vetoes included."""
+    def accepts(offset: int, size: int, is_write: bool) -> bool:
+        return learned.accepts.get((offset, size, is_write), True)
+
+    return replace(learned.contract, accepts=accepts if learned.accepts else None)
+
+
+def same_on_the_host_path(probed: Probed, learned: Learned) -> None:
+    """No access of the host path, read or write, tells the two contracts apart.
+
+    Accesses over the end of a region are cut by its contract (R7), which only a
+    probe of that end can show: they are compared where the probed window holds it and calls are
+    not widened, which hides how long the access was.
+    """
+    ends = probed.region.size <= 8 and probed.region.contract.impl_min <= 1
+    size_max = 1 << 64 if ends else probed.region.size
+    other = device("dev", probed.region.size, follows(learned, probed.region))
+    space = space_of((BASE, other), rules=probed.rules, target_big=probed.space.target_big)
+    twin = Probed.__new__(Probed)
+    twin.rules, twin.ports, twin.region, twin.space = probed.rules, probed.ports, other, space
+    twin.simulated = Simulated(space, probed.simulated.value)
+    for offset in range(probed.region.size):
+        for size in (1, 2, 4) if probed.ports else (1, 2, 3, 4, 5, 8, 13):
+            if offset + size > size_max:
+                continue
+            for is_write in (False, True):
+                mine, data = probed.access(offset, size, is_write=is_write)
+                theirs, other_data = twin.access(offset, size, is_write=is_write)
+                said = f"{probed.region.contract} / {learned.contract} at {offset}, {size} bytes"
+                assert plain(mine) == plain(theirs), said
+                assert data == other_data, said
+
+
+def plain(events: list[Event]) -> list[Event]:
+    return [event._replace(mr=0) for event in events]
+
+
+def known_order(learned: Learned, contract: Contract, target_big: bool) -> Learned:
+    """Where no probe could tell the byte order, either will do: take the true one."""
+    if learned.endian_known:
+        return learned
+    big = contract.big(target_big)
+    order = Endian.BIG if big else Endian.LITTLE
+    return replace(learned, contract=replace(learned.contract, endian=order))
+
+
+@settings(max_examples=600)
+@given(RANDOMS, st.sampled_from(Endian), st.booleans())
+def test_a_contract_is_recovered(rng: Random, endian: Endian, target_big: bool) -> None:
+    contract = random_contract(rng, endian=endian)
+    probed = Probed(rng, contract, target_big=target_big)
+    learned = probed.learned()
+    assert learned is not None, contract
+    assert not learned.accepts and not learned.has_veto
+    same_on_the_host_path(probed, known_order(learned, contract, target_big))
+
+
+@settings(max_examples=60)
+@given(RANDOMS, st.sampled_from([RULES_10_0, RULES_LATEST]), st.sampled_from([1, 2, 4, 5, 8]))
+def test_a_port_devices_contract_is_recovered(rng: Random, rules: Rules, size: int) -> None:
+    contract = random_contract(rng, endian=Endian.LITTLE)
+    probed = Probed(rng, contract, size=size, ports=True, rules=rules)
+    learned = probed.learned()
+    assert learned is not None, contract
+    same_on_the_host_path(probed, known_order(learned, contract, False))
+
+
+@settings(max_examples=60)
+@given(RANDOMS, st.sampled_from([1, 2, 3, 4, 6, 8, 12]))
+def test_a_small_device_is_told_apart_from_what_lies_behind_it(rng: Random, size: int) -> None:
+    """Pieces from the region's end on belong to somebody else."""
+    contract = random_contract(rng, endian=Endian.LITTLE)
+    probed = Probed(rng, contract, size=size)
+    learned = probed.learned()
+    assert learned is not None, contract
+    same_on_the_host_path(probed, known_order(learned, contract, False))
+
+
+@settings(max_examples=60)
+@given(RANDOMS)
+def test_a_contract_seen_by_writes_only(rng: Random) -> None:
+    """A ROM device's reads never reach it."""
+    contract = random_contract(rng, endian=Endian.LITTLE)
+    probed = Probed(rng, contract)
+    learned = probed.learned(is_write=True)
+    assert learned is not None and not learned.endian_known
+    same_on_the_host_path(probed, known_order(learned, contract, False))
+
+
+@settings(max_examples=600)
+@given(RANDOMS, st.floats(0.05, 0.95))
+def test_a_devices_own_veto_becomes_facts(rng: Random, share: float) -> None:
+    """Whatever it refuses, what was learnt gives every probe its events again."""
+    refused = {
+        (offset, size, False) for offset in range(16) for size in (1, 2, 4, 8)
+        if rng.random() < share
+    }
+    contract = random_contract(
+        rng, endian=Endian.LITTLE, accepts=lambda *access: access not in refused)
+    probed = Probed(rng, contract)
+    probes = list(probed.probes())
+    learned = explain(RULES_10_0, probes, {})
+    assert learned is not None, contract
+    for access, accepted in learned.accepts.items():
+        assert accepted == (access not in refused)
+    again = Probed.__new__(Probed)
+    again.rules, again.ports = RULES_10_0, False
+    again.region = device("dev", 16, follows(known_order(learned, contract, False), probed.region))
+    again.space = space_of((BASE, again.region))
+    again.simulated = Simulated(again.space, probed.simulated.value)
+    for probe in probes:
+        events, data = again.access(probe.offset, probe.size)
+        assert tuple(_own(events, again.region, BASE, False)) == probe.seen
+        assert data == probe.data
+
+
+@settings(max_examples=100)
+@given(RANDOMS, st.sampled_from([Endian.LITTLE, Endian.BIG]), st.sampled_from([1, 2, 4, 8]))
+def test_the_byte_order_is_learnt_or_said_to_be_unknown(
+    rng: Random, endian: Endian, impl_max: int
+) -> None:
+    contract = Contract(valid_max=8, impl_max=impl_max, endian=endian)
+    learned = Probed(rng, contract).learned()
+    assert learned is not None
+    if learned.endian_known:
+        assert learned.contract.endian is endian
+    # Byte by byte both orders give the same bytes: nothing on the host path can tell.
+    assert learned.endian_known == (impl_max > 1)
+
+
+def test_registers_that_read_the_same_backwards_tell_no_order() -> None:
+    probed = Probed(Random(1), Contract(endian=Endian.BIG))
+    probed.simulated.value = lambda region, offset, size: 0
+    learned = probed.learned()
+    assert learned is not None and not learned.endian_known
+
+
+def test_the_simplest_contract_is_taken() -> None:
+    for contract, simple in (
+        (Contract(), Contract()),
+        (Contract(valid_max=4, impl_max=4, impl_min=1), Contract()),
+        (Contract(valid_min=4, valid_max=4), Contract(valid_min=4, valid_max=4)),
+        (Contract(valid_max=8, impl_max=8), Contract(valid_max=8, impl_max=8)),
+        (Contract(valid_max=1), Contract(valid_max=1)),
+    ):
+        learned = Probed(Random(1), replace(contract, endian=Endian.LITTLE)).learned()
+        assert learned is not None
+        assert replace(learned.contract, endian=Endian.NATIVE) == simple, contract
+
+
+def test_what_follows_no_contract_is_not_guessed() -> None:
+    probed = Probed(Random(1), Contract())
+    probes = list(probed.probes())
+    for index, probe in enumerate(probes):
+        if probe.size == 4 and probe.offset == 0:
+            wrong = replace(probe.seen[0], size=2)
+            probes[index] = replace(probe, seen=(wrong,))
+    assert explain(RULES_10_0, probes, {}) is None
+
+
+def test_two_different_limits_follow_no_contract() -> None:
+    probed = Probed(Random(1), Contract(valid_min=4, valid_max=4))
+    probes = list(probed.probes())
+    first = next(i for i, probe in enumerate(probes) if probe.seen[0].reason == "invalid size")
+    seen = replace(probes[first].seen[0], maximum=8)
+    probes[first] = replace(probes[first], seen=(seen, *probes[first].seen[1:]))
+    assert explain(RULES_10_0, probes, {}) is None
+
+
+def test_devices_that_behave_alike_are_explained_once() -> None:
+    cache: dict[object, Contract | None] = {}
+    for seed in range(5):
+        probed = Probed(Random(seed), Contract(valid_max=8, impl_max=8, endian=Endian.BIG))
+        learned = explain(RULES_10_0, list(probed.probes()), cache)
+        assert learned is not None and learned.contract.endian is Endian.BIG
+    assert len(cache) == 1
+    other = Probed(Random(1), Contract(valid_max=8, impl_max=4, endian=Endian.BIG))
+    learned = explain(RULES_10_0, list(other.probes()), cache)
+    assert learned is not None and learned.contract.impl_max == 0 and len(cache) == 2
+
+
+# -- which events are a probe's own --------------------------------------------------------------
+
+
+def test_events_between_markers() -> None:
+    dev = device()
+    first, second = call(dev, 0, 4, 1), call(dev, 4, 4, 2)
+    events = [first, unassigned(0x9000, 1), unassigned(0x7000, 1), second, message(),
+              unassigned(0x9001, 1)]
+    assert _windows(events, 0x9000, 2) == [[first], [unassigned(0x7000, 1), second, message()]]
+
+
+def test_what_is_not_the_regions_own_is_left_out() -> None:
+    dev, twin, other = device(), device(), device("other")
+    space_of((BASE, dev), (BASE + 0x100, other), (0x9000, twin))
+    mine = call(dev, 0xFC, 4, 1)
+    assert len(list(_own([mine, call(other, 0, 4, 2)], dev, BASE, False))) == 1
+    assert len(list(_own([call(other, 0, 4, 2), mine], dev, BASE, False))) == 1
+    # Once it has left the region, what comes is somebody else's, a namesake's included.
+    assert len(list(_own([mine, call(twin, 0, 4, 2), mine], dev, BASE, False))) == 1
+    assert len(list(_own([mine, call(dev, 0, 4, 2, is_write=True)], dev, BASE, False))) == 1
+    [seen] = _own([refusal(dev, 2, 2, Reason.REJECTED)], dev, BASE, False)
+    assert (seen.offset, seen.size, seen.reason) == (2, 2, "rejected")
+
+
+def test_offsets_count_from_the_region_wherever_it_lies() -> None:
+    dev = device("top", 0x10)
+    space = AddressSpace("memory", MemoryRegion.container_of("system", 1 << 64))
+    space.root.add_subregion(MASK64 - 0xF, dev)
+    [seen] = _own([call(dev, 4, 4, 1)], dev, dev.absolute(), False)
+    assert seen.offset == 4
