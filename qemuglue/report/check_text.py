@@ -25,6 +25,8 @@ MAX_DIVERGENCES, MAX_ALIKE, MAX_REASONS, MAX_SAID, MAX_WIDTH = 20, 3, 8, 6, 160
 #: What a witness counts; the others count places.
 _UNITS = {"dump": "bytes", "map": "ranges"}
 
+_PLURALS = {"divergence": "divergences", "crash": "crashes", "hang": "hangs"}
+
 _STYLES = {
     Status.MATCH: "green", Status.DIVERGED: "bold red", Status.NOT_STARTED: "yellow",
     Status.ERROR: "bold yellow",
@@ -49,9 +51,8 @@ def _parts(result: CheckResult) -> Iterator[str]:
     if tally.total:
         soft = sum(tally.of(verdict) for verdict in SOFT)
         yield f"{count(tally.total)} accesses" + (f", {count(soft)} not judged" if soft else "")
-    if result.divergences:
-        yield f"{len(result.divergences)} divergences" if len(result.divergences) > 1 else (
-            "1 divergence")
+    for kind, n in Counter(each.kind for each in result.divergences).items():
+        yield f"{n} {kind if n == 1 else _PLURALS.get(kind, kind)}"
     yield f"{result.seconds:.1f} s"
 
 
@@ -199,7 +200,7 @@ def _print_found(results: Sequence[CheckResult], console: Console) -> None:
     for result, divergence in shown:
         _print_divergence(result, divergence, console)
     if len(found) > len(shown):
-        _say(console, f"{len(found) - len(shown)} further divergences (--json has all)")
+        _say(console, f"{len(found) - len(shown)} further findings (--json has all)")
     words = [
         f"{statuses[status]} {text}" for status, text in (
             (Status.MATCH, "match"), (Status.DIVERGED, "diverged"),

@@ -6,6 +6,7 @@ import io
 import json
 import sys
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,9 @@ def test_a_line_says_what_was_compared_or_why_not() -> None:
     assert "100 accesses, 10 not judged" in text
     text = line(result(Status.NOT_STARTED, reason="[red]no[/red] firmware")).plain
     assert text.startswith("not-started") and text.endswith("[red]no[/red] firmware")
-    assert "2 divergences" in line(result(divergences=(DIVERGENCE,) * 2)).plain
+    crash = replace(DIVERGENCE, kind="crash")
+    text = line(result(divergences=(DIVERGENCE, crash, DIVERGENCE))).plain
+    assert "2 divergences; 1 crash;" in text
 
 
 def test_the_page_shows_the_table_and_every_reason_as_text() -> None:
@@ -117,7 +120,7 @@ def test_the_page_shows_a_divergence_with_both_sides_and_the_way_back() -> None:
 def test_what_shows_at_hundreds_of_places_is_shown_at_a_few() -> None:
     text = page(result(Status.DIVERGED, divergences=(DIVERGENCE,) * 50))
     assert text.count("divergence:access:device:readl") == MAX_ALIKE
-    assert f"{50 - MAX_ALIKE} further divergences" in text
+    assert f"{50 - MAX_ALIKE} further findings" in text
 
 
 def test_a_planted_defect_is_named_as_one() -> None:
