@@ -19,7 +19,7 @@ _HARDWARE = re.compile(r"^qemu: hardware error: (?P<what>[^\n]+)", re.MULTILINE)
 _SANITIZER = re.compile(r"ERROR: (?P<tool>\w+Sanitizer): (?P<what>[\w-]+)")
 _NUMBER = re.compile(r"0x[0-9a-fA-F]+|\b\d{2,}\b")
 
-#: Longest expression kept: signatures name folders' contents and are read by people.
+#: Longest name or expression kept: signatures name folders' contents and are read by people.
 _LONGEST = 120
 
 
@@ -28,12 +28,11 @@ def crash_signature(stderr: str, exit_code: int | None, sent_signal: int | None)
     line numbers or paths."""
     sanitizer = _SANITIZER.search(stderr)
     if sanitizer is not None:
-        return f"sanitizer:{sanitizer['tool']}:{sanitizer['what']}"
+        return f"sanitizer:{sanitizer['tool'][-_LONGEST:]}:{sanitizer['what'][:_LONGEST]}"
     for pattern in (_LIBC, _GLIB):
         found = pattern.search(stderr)
         if found is not None:
-            function = found["function"].split("(")[0].split()[-1]
-            return f"crash:assert:{function}:{_plain(found['what'])}"
+            return f"crash:assert:{_function(found['function'])}:{_plain(found['what'])}"
     found = _HARDWARE.search(stderr)
     if found is not None:
         return f"crash:hw_error:{_plain(found['what'])}"
@@ -44,6 +43,12 @@ def crash_signature(stderr: str, exit_code: int | None, sent_signal: int | None)
             name = str(sent_signal)
         return f"crash:signal:{name}"
     return f"crash:exit:{exit_code}"
+
+
+def _function(text: str) -> str:
+    """The name alone, of ``name`` or of C++'s ``type name(types)``."""
+    words = text.replace("(anonymous namespace)::", "").split("(")[0].split()
+    return words[-1][:_LONGEST] if words else "unknown"
 
 
 def _plain(text: str) -> str:
