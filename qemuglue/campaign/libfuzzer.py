@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import resource
 import shlex
 import shutil
 import sys
@@ -43,6 +44,10 @@ ENVIRONMENT = 2
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message} (`qemuglue-fuzz --help` tells more)")
+
+
+#: libFuzzer's default for ``-rss_limit_mb``.
+RSS_LIMIT_MB = 2048
 
 
 def parser() -> argparse.ArgumentParser:
@@ -104,9 +109,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (UsageError, EnvironmentFailure) as error:
         writer.error(str(error), environment=True)
         return _sentence(error)
-    atheris.Setup(_command_line(words), one_input, **breeding)
+    atheris.Setup(_command_line(_with_memory_limit(words)), one_input, **breeding)
     atheris.Fuzz()
     return 0
+
+
+def _with_memory_limit(words: Sequence[str]) -> list[str]:
+    """libFuzzer's own limit, measured from here.
+
+    It watches the peak that the kernel reports, and that is inherited from whoever started
+    this process: under a large parent the default limit is exceeded before the first input.
+    """
+    if any(word.startswith("-rss_limit_mb=") for word in words):
+        return list(words)
+    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+    return [*words[:1], f"-rss_limit_mb={peak_mb + RSS_LIMIT_MB}", *words[1:]]
 
 
 def _prepare(

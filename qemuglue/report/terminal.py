@@ -37,7 +37,8 @@ class Terminal:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.console = console or Console(stderr=True)
-        self._live_wanted = self.console.is_terminal if live is None else live
+        able = self.console.is_terminal and not self.console.is_dumb_terminal
+        self._live_wanted = able if live is None else live
         self._live: Live | None = None
         self._clock = clock
         self._next = 0.0

@@ -303,7 +303,8 @@ def test_the_terminal_prints_the_seed_first_and_a_line_now_and_then() -> None:
     assert "100/s" in line(snapshot)
 
 
-def test_a_live_display_draws_and_ends() -> None:
+def test_a_live_display_draws_and_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")  # rich draws nothing on a dumb terminal
     out = io.StringIO()
     terminal = Terminal(Console(file=out, width=100, force_terminal=True), live=True)
     settings = Settings(seed=1)
