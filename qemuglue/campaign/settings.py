@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from qemuglue.campaign.defects import DEFECTS
+from qemuglue.campaign.starting import start_machine
 from qemuglue.campaign.targets import DEFAULT_TARGET, find_target
 from qemuglue.errors import UsageError
 from qemuglue.memory.rules import Rules, rules_for
@@ -243,4 +244,16 @@ def scene(settings: Settings, knowledge: Knowledge | None = None) -> Scene:
         ram=settings.ram if settings.ram_id else None, ram_id=settings.ram_id or None,
         mode=VmMode(settings.mode), transcript=True,
     )
+    if target not in _ANY_RAM:
+        config = _starting(config)
     return Scene(config, knowledge or Knowledge(), settings.setup, rules, face)
+
+
+#: Targets whose machines take any RAM size; a board of another may want its own.
+_ANY_RAM = ("x86_64", "i386")
+
+
+@lru_cache(maxsize=64)
+def _starting(config: QemuConfig) -> QemuConfig:
+    """The configuration with a RAM size that the machine takes."""
+    return start_machine(config)[0]

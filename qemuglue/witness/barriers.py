@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Hashable
 
-from qemuglue.memory.region import MemoryRegion
+from qemuglue.memory.region import MemoryRegion, RegionKind
 
 #: Writes that change the map before qtest answers: no wait is needed, only a fresh mirror.
 TOPOLOGY_REGIONS = re.compile(
@@ -70,13 +70,17 @@ class Barriers:
         self._keys.add((key, is_write))
 
     def always(self, region: MemoryRegion) -> bool:
-        """Whether every write to the region is a barrier."""
+        """Whether every write to the region is a barrier. Flash changes between memory and
+        device, and programs itself, before qtest answers."""
         name = region.name
+        if region.kind is RegionKind.ROM_DEVICE:
+            return True
         return bool(TOPOLOGY_REGIONS.fullmatch(name) or ASYNC_REGIONS.fullmatch(name))
 
     def waits(self, region: MemoryRegion) -> bool:
         """Whether effects may come later, from the main loop."""
-        return not TOPOLOGY_REGIONS.fullmatch(region.name)
+        flash = region.kind is RegionKind.ROM_DEVICE
+        return not flash and not TOPOLOGY_REGIONS.fullmatch(region.name)
 
     def may(self, region: MemoryRegion, is_write: bool) -> bool:
         """Whether some access to the region is a barrier: ask ``has`` then."""

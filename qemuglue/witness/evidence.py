@@ -102,6 +102,9 @@ class Evidence:
         self.swallowed = False
         #: Writes that started a DMA, since the last batch.
         self.kicks: list[Kick] = []
+        #: Writes to ROM devices (region, offset), since the last batch: the device may have
+        #: programmed or erased its memory.
+        self.stored: list[tuple[MemoryRegion, int]] = []
         #: Told of every expectation that was met, when somebody wants shapes or an account.
         self.on_piece: Callable[[Expected, Event], None] | None = None
         #: A region whose place was taken by a namesake: events come from another pointer
@@ -140,6 +143,7 @@ class Evidence:
         self.mismatch = None
         self.topology = False
         self.kicks.clear()
+        self.stored.clear()
         self.last_name = ""  # whoever was called last has had its time: a kick ends its batch
 
     # -- the model's side ----------------------------------------------------------------------
@@ -274,6 +278,8 @@ class Evidence:
                     self.on_piece(Expected(region, offset, size, is_write, value), event)
                 if value is not None and region.name in KICK_REGIONS:
                     self.kicks.append(Kick(region, offset, size, value))
+                if value is not None and region.kind is RegionKind.ROM_DEVICE:
+                    self.stored.append((region, offset))
                 return event
             if not self._pass_by(event):
                 break

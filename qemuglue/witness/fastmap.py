@@ -74,7 +74,8 @@ class DevicePlan:
         self._veto = veto if isinstance(veto, Veto) else None
         self._usable = (
             region.ops is None and not region.ioeventfds and unjudgeable(region) is None
-            and region.kind is not RegionKind.RAM_DEVICE and region.name not in KICK_REGIONS
+            and region.kind not in (RegionKind.RAM_DEVICE, RegionKind.ROM_DEVICE)
+            and region.name not in KICK_REGIONS
             and not space.rules.blocked(False)
         )
 

@@ -15,12 +15,14 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from qemuglue.memory.region import RegionKind
 from qemuglue.program.operation import Operation
 from qemuglue.qemu.events import Kind as EventKind
 from qemuglue.qemu.qtest import QtestDied, QtestHang
 from qemuglue.witness.dma import KICK_REGIONS, LONGEST, floods, ranges
 from qemuglue.witness.face import SIZED_READS, SIZED_WRITES, encode_all
 from qemuglue.witness.judging import READS, BatchJudge, Suspicion
+from qemuglue.witness.oddities import ROM_DEVICE_END
 from qemuglue.witness.session import Session, Step
 from qemuglue.witness.verdict import Kind, Tally, Verdict
 
@@ -45,6 +47,10 @@ class RunEnd:
     done: int
     suspicion: Suspicion | None = None
     error: QtestDied | QtestHang | None = None
+
+
+#: No flash erases more than this at one write (boards have sectors of 64 to 256 KiB).
+FLASH_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +147,8 @@ class LockStep:
         ``ahead`` of the batch before, if it must see that one's end first."""
         stop = min(at + self.batch, len(steps))
         fast = self.session.fast
-        free_reads = {} if fast.read_barriers else SIZED_READS
+        rom_device = Kind.ROMD in fast.kinds
+        free_reads = {} if fast.read_barriers or rom_device else SIZED_READS
         free_writes = {} if fast.write_barriers else SIZED_WRITES
         for index in range(at, stop):
             op, addr = steps[index]
@@ -169,6 +176,8 @@ class LockStep:
         self.tally.cells[self.judge.kind(op, addr), Verdict.UNJUDGED] += 1
         for section in self.judge.sections(op, addr):
             why = self.session.unjudgeable(section.region)
+            if op.verb in SIZED_READS and section.region.kind is RegionKind.ROM_DEVICE:
+                why = ROM_DEVICE_END
             if section.region.name in KICK_REGIONS:
                 why = f"{section.region.name}: a DMA of more than {LONGEST} bytes is not started"
             if why is not None:
@@ -201,6 +210,8 @@ class LockStep:
         i = bisect_right(fast.starts, addr) - 1
         table = fast.rbarrier if is_read else fast.wbarrier
         last = addr + op.size
+        if op.verb in SIZED_READS and last > fast.limits[i] and fast.kinds[i] is Kind.ROMD:
+            return "avoid"
         while True:
             rule = table[i]
             if rule is not None:
@@ -216,9 +227,9 @@ class LockStep:
                     return "after"
             if last <= fast.limits[i]:
                 return None
-            i = (i + 1) % len(fast.starts)
-            if i == 0:
-                return None
+            i += 1
+            if i == len(fast.starts):  # on at address 0
+                i, addr, last = 0, addr - fast.limits[-1], last - fast.limits[-1]
 
     # -- one batch -----------------------------------------------------------------------------
 
@@ -316,6 +327,8 @@ class LockStep:
         changed = evidence.topology
         if evidence.kicks:
             self._adopt_kicked()
+        if evidence.stored:
+            self._adopt_stored()
         if self.slow or (barrier is not None and self._waits(barrier)):
             events = session.quiesce()
             if "RESET" in events:
@@ -348,6 +361,15 @@ class LockStep:
             adopted = session.ram.adopt_range(region, offset, size) or adopted
         if adopted:
             self.tally.cells[Kind.RAM, Verdict.ADOPTED] += 1
+
+    def _adopt_stored(self) -> None:
+        """A ROM device's memory is its own: what it programs or erases at a write is taken
+        over, within the block that the write lies in."""
+        ram = self.session.ram
+        stored = self.session.evidence.stored
+        blocks = {(region, offset & -FLASH_BLOCK) for region, offset in stored}
+        if [block for block in blocks if ram.adopt_range(*block, FLASH_BLOCK)]:
+            self.tally.cells[Kind.ROMD, Verdict.ADOPTED] += 1
 
     def _waits(self, barrier: Step) -> bool:
         op, addr = barrier
