@@ -226,8 +226,8 @@ class QtestChannel:
         if self._early and not self._owed:
             raise ProtocolError("more replies than commands", channel=CHANNEL,
                                 text=_show(self._early[-200:]))
-        if text.startswith(b"FAIL") or b"\nFAIL" in text:
-            bad = next((line for line in found if line.startswith(b"FAIL")), b"FAIL")
+        if not _all_ok(text[: len(text) - len(self._early)], replies):
+            bad = next(line for line in found if not line.startswith(b"OK"))
             raise ProtocolError(f"QEMU refused a command: {_show(bad)}", channel=CHANNEL,
                                 text=_show(bad))
         self.broken = False
