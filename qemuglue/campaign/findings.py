@@ -115,6 +115,7 @@ def _command(judgement: Judgement) -> str:
 
 def read_finding(path: Path) -> Finding:
     """Read a finding folder back; raises FindingError naming what is missing or broken."""
+    text = ""
     try:
         text = (path / "program.qg").read_text(encoding="utf-8")
         with (path / "finding.json").open("rb") as file:
@@ -142,6 +143,9 @@ def read_finding(path: Path) -> Finding:
         raise FindingError(f"cannot be read: {error.strerror}", path=str(path)) from None
     except ProgramError as error:
         raise FindingError(f"program.qg: {error}", path=str(path)) from None
+    except UnicodeDecodeError as error:
+        name = "finding.json" if text else "program.qg"
+        raise FindingError(f"{name} is not text: {error.reason}", path=str(path)) from None
     except (ValueError, KeyError, TypeError, RecursionError):
         raise FindingError(
             "finding.json is truncated or not JSON of a finding; replay its program.qg instead",
