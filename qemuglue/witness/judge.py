@@ -117,13 +117,14 @@ def resolve(layout: Layout, operations: Sequence[Operation]) -> list[Step]:
 
 def replay(
     scene: Scene, program: Program, *, on_step: OnStep | None = None, tally: Tally | None = None,
-    slow: bool = True,
+    slow: bool = True, avoid: bool = True,
 ) -> Judgement:
-    """Judge ``program`` in a fresh QEMU; ``slow`` one operation at a time."""
+    """Judge ``program`` in a fresh QEMU; ``slow`` one operation at a time. ``avoid`` leaves out
+    what ``oddities`` lists, as campaigns do."""
     with scene.session() as session:
         steps = resolve(session.layout(), program.operations)
         lockstep = LockStep(
-            session, tally=tally, slow=slow,
+            session, tally=tally, slow=slow, avoid=avoid,
             full_ram_every=max(1, len(steps) // FULL_RAM_CHECKS),
         )
         if not slow:

@@ -75,12 +75,15 @@ class LockStep:
     def __init__(
         self, session: Session, *, tally: Tally | None = None, slow: bool = False,
         batch: int = BATCH, features: set[object] | None = None, full_ram_every: int = 1,
+        avoid: bool = True,
     ) -> None:
         self.session = session
         self.tally = tally if tally is not None else Tally()
         self.slow = slow
         self.batch = 1 if slow else batch
         self.judge = BatchJudge(session, self.tally, slow=slow, features=features)
+        #: Whether what ``oddities`` lists is left out.
+        self.avoid = avoid
         #: Slow mode compares all of RAM after every so many operations.
         self.full_ram_every = full_ram_every
         self._operations = 0
@@ -158,6 +161,8 @@ class LockStep:
             if verb == "reset":
                 return index, None
             barrier = self._is_barrier(op, addr)
+            if barrier == "avoid" and not self.avoid:
+                barrier = "solo"
             if barrier is not None:
                 if barrier == "avoid" or (barrier in ("solo", "kick") and index > at):
                     return index, None
