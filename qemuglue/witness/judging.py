@@ -33,6 +33,9 @@ from qemuglue.witness.ram import PAGE_BITS
 from qemuglue.witness.session import Session, Step
 from qemuglue.witness.verdict import Kind, Tally, Verdict
 
+#: Size of the root of the I/O space.
+PORT_ROOT_SIZE = 1 << 16
+
 READS = SIZED_READS | PORT_READS
 PORTS = PORT_READS | PORT_WRITES
 
@@ -211,6 +214,8 @@ class BatchJudge:
         kind = self.kind(op, addr)
         cells = self.tally.cells
         evidence.op_addr, evidence.op_size = addr, op.size
+        if op.verb in PORTS:  # the I/O space refuses without a name only beyond its root
+            evidence.op_addr, evidence.op_size = PORT_ROOT_SIZE, op.size
         if self.slow:
             evidence.targets = {section.region.name for section in sections}
             self.account = ([], [])
