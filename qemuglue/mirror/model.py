@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import count, pairwise
 
 from qemuglue.errors import ProtocolError
 from qemuglue.memory import Contract, MemoryRegion, RegionKind
@@ -70,9 +70,10 @@ class Model:
         of regions. Facts about what is still there are kept."""
         matched = self._match(identity.regions)
         specs = _in_alias_order(identity.regions)
+        indexes = self._indexes([spec for spec in identity.regions if spec not in matched])
         for spec in specs:
             if spec not in matched:
-                matched[spec] = self._create(spec, matched)
+                matched[spec] = self._create(spec, matched, indexes[spec])
         before = set(self.regions)
         moved = {
             matched[spec] for spec in identity.regions
@@ -119,7 +120,20 @@ class Model:
                         del free[found]
         return matched
 
-    def _create(self, spec: Spec, matched: dict[Spec, MemoryRegion]) -> MemoryRegion:
+    def _indexes(self, fresh: Sequence[Spec]) -> dict[Spec, int]:
+        """Numbers for regions that are new, by what they are and not by where QEMU prints them:
+        address spaces, and with them the regions below, come in another order in every run."""
+        groups: defaultdict[tuple[str, str], list[Spec]] = defaultdict(list)
+        for spec in fresh:
+            groups[spec.node.owner.path, spec.name].append(spec)
+        indexes: dict[Spec, int] = {}
+        for name, group in groups.items():
+            taken = {other.key.index for other in self._known.get(name, ())}
+            free = (n for n in count() if n not in taken)
+            indexes.update((spec, next(free)) for spec in sorted(group, key=_nature))
+        return indexes
+
+    def _create(self, spec: Spec, matched: dict[Spec, MemoryRegion], index: int) -> MemoryRegion:
         node = spec.node
         owner = node.owner.path if node.owner.device else None
         if spec.target is not None:
@@ -130,11 +144,8 @@ class Model:
             region = MemoryRegion(
                 spec.name, node.size, RegionKind.CONTAINER, owner=owner, contract=Contract()
             )
-        known = self._known[node.owner.path, spec.name]
-        taken = {other.key.index for other in known}
-        index = next(n for n in range(len(known) + 1) if n not in taken)
         region.key = RegionKey(node.owner.path, spec.name, index)
-        known.append(region)
+        self._known[node.owner.path, spec.name].append(region)
         return region
 
     def _set(self, spec: Spec, matched: dict[Spec, MemoryRegion]) -> None:
@@ -420,6 +431,12 @@ def _in_alias_order(specs: Iterable[Spec]) -> list[Spec]:
             done.add(link)
             order.append(link)
     return order
+
+
+def _nature(spec: Spec) -> tuple[object, ...]:
+    """What tells namesakes of one owner apart in every run alike."""
+    node = spec.node
+    return node.size, node.type, node.target or "", node.addr, node.priority, not node.enabled
 
 
 def _moved(spec: Spec, matched: dict[Spec, MemoryRegion]) -> bool:
