@@ -27,7 +27,7 @@ from qemuglue.qemu.mtree import TREE_COMMAND, Listing, TreeNode, TreeText
 @dataclass(frozen=True, slots=True)
 class RegionKey:
     """A region's identity across runs: its owner's path, its name, and which of the equals
-    among all regions of the machine it is (from 0, in print order)."""
+    among all regions of the machine it is (from 0)."""
 
     owner: str
     name: str
