@@ -101,8 +101,11 @@ def _replay(args: argparse.Namespace, loaded: Loaded, build: Build) -> tuple[Any
         progress(f"note: {note}")
     total = len(program.operations)
     kept: deque[str] = deque(maxlen=None if args.all_steps else SHOWN)
+    performed = 0
 
     def on_step(index: int, step: Step, model: Sequence[str], qemu: Sequence[str]) -> None:
+        nonlocal performed
+        performed += 1
         op, addr = step
         where = "" if op.place is None else f"    {addr:#x}"
         lines = [f"{index:6}  {format_operation(op)[:160]}{where}"]
@@ -119,14 +122,14 @@ def _replay(args: argparse.Namespace, loaded: Loaded, build: Build) -> tuple[Any
         "schema": 1, "file": loaded.name, "kind": found.kind.value,
         "signature": found.signature, "build": config.build.name,
         "version": config.build.version, "machine": config.full_name, "mode": config.mode.value,
-        "operations": total, "performed": tally.total, "verdicts": tally.to_json(),
+        "operations": total, "performed": performed, "verdicts": tally.to_json(),
         "verdict": details(found), "stderr": found.stderr[-2000:],
     }
     if not args.json:
         print(f"{loaded.name}: {total} operations on {config.full_name}, "
               f"{config.build.name} (QEMU {config.build.version})")
-        if len(kept) < tally.total:
-            print(f"        … {tally.total - len(kept)} operations before (--all-steps shows them)")
+        if len(kept) < performed:
+            print(f"        … {performed - len(kept)} operations before (--all-steps shows them)")
         for text in kept:
             print(text)
         print(_sentence(found, tally, loaded))

@@ -138,6 +138,8 @@ def replay(
                 model, seen = lockstep.account
                 if end.suspicion is not None:
                     model, seen = list(end.suspicion.model), list(end.suspicion.qemu)
+                elif end.error is not None:  # the account is still the one before it
+                    model, seen = [], [str(end.error)]
                 on_step(index, step, model, seen)
             if end.stop is not Stop.DONE:
                 return judgement(session, end, index)
