@@ -5,11 +5,8 @@ from __future__ import annotations
 import pytest
 from witness_events import device
 
+from qemuglue.memory import Contract, MemoryRegion
 from qemuglue.witness.barriers import BY_VALUE, Barriers
-
-
-def named(name: str) -> object:
-    return device(name)
 
 
 @pytest.mark.parametrize("name", [
@@ -23,6 +20,12 @@ def test_every_write_to_these_is_one(name: str) -> None:
 @pytest.mark.parametrize("name", ["hpet", "edu-mmio", "pci-conf-idx", "port92", "pc.ram", ""])
 def test_and_to_others_not(name: str) -> None:
     assert not Barriers().always(device(name))
+
+
+def test_every_write_to_flash_is_one() -> None:
+    flash = MemoryRegion.rom_device("virt.flash0", 0x1000, Contract())
+    assert Barriers().always(flash)
+    assert not Barriers().waits(flash), "it is done before the reply"
 
 
 def test_who_must_be_waited_for() -> None:

@@ -310,6 +310,18 @@ def test_a_kick_is_noted_and_what_it_does_is_its_own() -> None:
     assert not evidence.kicks, "kicks belong to a batch"
 
 
+def test_writes_that_reach_flash_are_noted() -> None:
+    flash = MemoryRegion.rom_device("flash", 0x1000, Contract())
+    space = space_of((0x1000, flash))
+    evidence = judged(space, Evidence())
+    evidence.load([call(flash, 0x10, 4, 7, is_write=True), call(flash, 0x14, 4, 0, is_write=True)])
+    space.write(0x1010, b"\7\0\0\0\0\0\0\0")
+    assert evidence.mismatch is None
+    assert evidence.stored == [(flash, 0x10), (flash, 0x14)]
+    evidence.load([])
+    assert not evidence.stored
+
+
 # -- the map -----------------------------------------------------------------------------------
 
 
