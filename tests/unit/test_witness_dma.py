@@ -66,6 +66,12 @@ def test_only_ram_is_written() -> None:
     put(ram, 0x100, READ, 0x40, 0x70000)  # nothing is there
     assert allowed(space, kicks(register, 0x100)) == [("ram", 0x100, 4)]
     assert allowed(space, kicks(register, 0x70000)) == [], "nor is there a structure"
+    flash = MemoryRegion.rom_device("flash", 0x1000, register.contract,
+                                    backing=ByteBacking(0x1000))
+    space.root.add_subregion(0x20000, flash)
+    space.update()
+    put(ram, 0x100, READ, 0x40, 0x20000)
+    assert allowed(space, kicks(register, 0x100)) == [("ram", 0x100, 4)]
 
 
 def test_a_structure_over_the_end_of_ram_cannot_be_read() -> None:
@@ -129,6 +135,8 @@ def test_the_high_half_counts() -> None:
     dma = FwCfgDma()
     dma.write(Kick(register, 0, 4, 1))
     assert not floods(dma, space, 4, struct.pack(">I", 0x100))
+    assert floods(dma, space, 0, struct.pack(">Q", 0x100)), "all eight bytes at once"
+    assert not floods(FwCfgDma(), space, 0, struct.pack(">Q", 0x1_0000_0100))
     assert dma.address == 1 << 32, "looking changes nothing"
 
 

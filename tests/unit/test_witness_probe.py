@@ -211,6 +211,16 @@ def test_the_byte_order_is_learnt_or_said_to_be_unknown(
     assert learned.endian_known == (impl_max > 1)
 
 
+def test_the_byte_order_of_accesses_made_of_several_calls_or_of_half_a_one() -> None:
+    """Eight bytes as four and four; two bytes as the first half of four."""
+    for shape in (Contract(valid_min=8, valid_max=8), Contract(valid_max=2, impl_min=4),
+                  Contract(valid_min=8, valid_max=8, impl_max=2)):
+        for endian in (Endian.LITTLE, Endian.BIG):
+            learned = Probed(Random(5), replace(shape, endian=endian)).learned()
+            assert learned is not None and learned.endian_known, shape
+            assert learned.contract.endian is endian, shape
+
+
 def test_registers_that_read_the_same_backwards_tell_no_order() -> None:
     probed = Probed(Random(1), Contract(endian=Endian.BIG))
     probed.simulated.value = lambda region, offset, size: 0
@@ -260,6 +270,9 @@ def test_devices_that_behave_alike_are_explained_once() -> None:
     other = Probed(Random(1), Contract(valid_max=8, impl_max=4, endian=Endian.BIG))
     learned = explain(RULES_10_0, list(other.probes()), cache)
     assert learned is not None and learned.contract.impl_max == 0 and len(cache) == 2
+    for contract in (Contract(), Contract(impl_min=2)):  # as many calls, of other sizes
+        learned = explain(RULES_10_0, list(Probed(Random(1), contract).probes()), cache)
+        assert learned is not None and learned.contract.impl_min == contract.impl_min
 
 
 # -- which events are a probe's own --------------------------------------------------------------
