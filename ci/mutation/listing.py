@@ -1,0 +1,121 @@
+"""Every mutant of a module, and a sample of them drawn by a seed."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from random import Random
+
+from cosmic_ray.ast import ast_nodes, get_ast
+from cosmic_ray.mutating import mutate_code
+
+from mutation.operators import operators
+
+PACKAGE = Path("qemuglue/memory")
+OPERATORS = operators()
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """``occurrence`` counts the places of ``operator`` in the module, as Cosmic Ray does."""
+
+    module: str
+    operator: str
+    occurrence: int
+    line: int
+    column: int
+
+    def __str__(self) -> str:
+        return f"{self.module}:{self.line} {self.operator} #{self.occurrence}"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A mutant made: the new source, the lines it changes (stripped) and the whole diff."""
+
+    source: str
+    before: str
+    after: str
+    diff: str
+
+
+def modules(root: Path) -> list[str]:
+    """Names of the package's modules; ``__init__`` only names others."""
+    return sorted(p.stem for p in (root / PACKAGE).glob("*.py") if p.stem != "__init__")
+
+
+def source_of(root: Path, module: str) -> str:
+    return (root / PACKAGE / f"{module}.py").read_text(encoding="utf-8")
+
+
+def mutants_of(module: str, source: str) -> list[Mutant]:
+    """Every mutant, but for those inside annotations, which are never evaluated here."""
+    unread = _annotations(source)
+    nodes = list(ast_nodes(get_ast(source)))
+    found = []
+    for name, operator in OPERATORS.items():
+        places = (start for node in nodes for start, _ in operator.mutation_positions(node))
+        for occurrence, (line, column) in enumerate(places):
+            if not any(first <= (line, column) < last for first, last in unread):
+                found.append(Mutant(module, name, occurrence, line, column))
+    return found
+
+
+def _annotations(source: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    lines = source.splitlines()
+
+    def place(line: int, column: int) -> tuple[int, int]:
+        # ast counts bytes, Cosmic Ray characters
+        return line, len(lines[line - 1].encode()[:column].decode())
+
+    spans = []
+    for node in ast.walk(ast.parse(source)):
+        for name in ("annotation", "returns"):
+            each = getattr(node, name, None)
+            if isinstance(each, ast.expr):
+                assert each.end_lineno is not None and each.end_col_offset is not None
+                spans.append((place(each.lineno, each.col_offset),
+                              place(each.end_lineno, each.end_col_offset)))
+    return spans
+
+
+def drawn(mutants: list[Mutant], seed: int) -> Iterator[Mutant]:
+    """All of them in the order of ``seed``: one of each place in the source, then a second of
+    each, and so on. An arithmetic operator has eleven mutants and a condition one, and drawn
+    evenly the arithmetic would be most of a sample. A longer sample contains a shorter one."""
+    rng = Random(seed)
+    places: dict[tuple[str, int, int], list[Mutant]] = {}
+    for mutant in mutants:
+        places.setdefault((mutant.module, mutant.line, mutant.column), []).append(mutant)
+    piles = list(places.values())
+    rng.shuffle(piles)
+    for pile in piles:
+        rng.shuffle(pile)
+    while piles:
+        for pile in piles:
+            yield pile.pop()
+        piles = [pile for pile in piles if pile]
+
+
+@lru_cache(maxsize=4096)
+def change(mutant: Mutant, source: str) -> Change:
+    """Make ``mutant`` of its module's ``source``."""
+    mutated = mutate_code(source, OPERATORS[mutant.operator], mutant.occurrence)
+    assert mutated is not None, f"{mutant} is not there"
+    path = str(PACKAGE / f"{mutant.module}.py")
+    old, new = source.splitlines(), mutated.splitlines()
+    diff = list(difflib.unified_diff(old, new, path, path, lineterm="", n=2))
+    return Change(
+        mutated,
+        _stripped(line[1:] for line in diff[2:] if line.startswith("-")),
+        _stripped(line[1:] for line in diff[2:] if line.startswith("+")),
+        "\n".join(diff),
+    )
+
+
+def _stripped(lines: Iterator[str]) -> str:
+    return "\n".join(line.strip() for line in lines)
