@@ -5,7 +5,6 @@ Whether a mutant is noticed is for ``ci/mutants`` to say; this is what can be sa
 
 from __future__ import annotations
 
-import sys
 import tomllib
 from collections import Counter
 from pathlib import Path
@@ -58,7 +57,8 @@ def test_the_tool_lists_draws_and_makes_mutants(monkeypatch: pytest.MonkeyPatch)
     removed = {change(each, SOURCE).before for each in mutants
                if each.operator == "RemoveStatement"}
     assert removed == {'raise ValueError("no")', "box.at = a + b", "return box.at"}
-    assert not any("BitOr" in each.operator for each in mutants), "annotations are left alone"
+    assert not any(each.operator.startswith("ReplaceBinaryOperator_BitOr") for each in mutants), (
+        "annotations are left alone")
     for each in mutants:
         compile(change(each, SOURCE).source, "f.py", "exec")
     order = list(drawn(mutants, 7))
@@ -69,4 +69,3 @@ def test_the_tool_lists_draws_and_makes_mutants(monkeypatch: pytest.MonkeyPatch)
     there = Entry("f", "box.at = a + b", "ReplaceBinaryOperator_Add_Sub", "why", "box.at = a - b")
     gone = Entry("f", "box.at = a + b", "ReplaceBinaryOperator_Add_Sub", "why", "box.at = a")
     assert stale([there, gone], mutants, {"f": SOURCE}) == [gone]
-    assert "mutation" in sys.modules
