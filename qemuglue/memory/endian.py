@@ -174,8 +174,7 @@ def typed_class(cls: type[E]) -> type[E]:
     tells why that is asked for."""
     if isinstance(cls, type) and issubclass(cls, EndianInt) and cls.size:
         return cls
-    name = cls.__name__ if isinstance(cls, type) else repr(cls)
-    raise ModelError(f"{name} does not say its size and byte order, and {_WHY}")
+    raise untyped(cls)
 
 
 def typed_value(value: E) -> E:
@@ -183,4 +182,10 @@ def typed_value(value: E) -> E:
     tells why that is asked for. A class is no value."""
     if isinstance(value, EndianInt):
         return value
-    raise ModelError(f"{value!r} does not say its size and byte order, and {_WHY}")
+    raise untyped(value)
+
+
+def untyped(what: object) -> ModelError:
+    """The error for a value or class that does not say its size and byte order."""
+    name = what.__name__ if isinstance(what, type) else repr(what)
+    return ModelError(f"{name} does not say its size and byte order, and {_WHY}")
