@@ -126,9 +126,9 @@ def size_of(cls: type[ByteValued]) -> int:
     raise untyped(cls)
 
 
-def readable(buf: Readable) -> memoryview:
-    """``buf`` as single bytes. Raises ModelError for what holds none."""
-    return _view(buf)
+def readable(buf: Readable) -> bytes:
+    """What is in ``buf`` now. Raises ModelError for what holds no bytes."""
+    return buf if isinstance(buf, bytes) else bytes(_view(buf))
 
 
 def writable(buf: Writable) -> memoryview:

@@ -1,0 +1,142 @@
+"""The Bytes contract where an implementation gives only the four accesses."""
+
+from __future__ import annotations
+
+from array import array
+from typing import ClassVar
+
+import pytest
+
+from qemuglue.errors import ModelError
+from qemuglue.memory.bytes import (
+    Bytes,
+    ByteValued,
+    Ordering,
+    Readable,
+    V,
+    Writable,
+    readable,
+    size_of,
+    writable,
+)
+from qemuglue.memory.endian import Be16, EndianInt, Le32
+from qemuglue.memory.guest_error import InvalidBackendAddress, PartialBuffer
+
+
+class Tape(Bytes[int]):
+    """Ten bytes, the least a container can do."""
+
+    def __init__(self) -> None:
+        self.data = bytearray(range(10))
+        self.orders: list[Ordering] = []
+
+    def write(self, buf: Readable, addr: int) -> int:
+        data = readable(buf)[: max(10 - addr, 0)]
+        if buf and not data:
+            raise InvalidBackendAddress
+        self.data[addr : addr + len(data)] = data
+        return len(data)
+
+    def read(self, buf: Writable, addr: int) -> int:
+        view = writable(buf)
+        data = self.data[addr : addr + len(view)]
+        if view and not data:
+            raise InvalidBackendAddress
+        view[: len(data)] = data
+        return len(data)
+
+    def store(self, value: ByteValued, addr: int, order: Ordering = Ordering.RELAXED) -> None:
+        self.orders.append(order)
+        self.write_obj(value, addr)
+
+    def load(self, addr: int, cls: type[V], order: Ordering = Ordering.RELAXED) -> V:
+        self.orders.append(order)
+        return self.read_obj(addr, cls)
+
+
+class Pair:
+    """A value of three bytes that is no integer."""
+
+    size: ClassVar[int] = 3
+
+    def __init__(self, raw: bytes) -> None:
+        self.raw = raw
+
+    @classmethod
+    def from_raw(cls, data: bytes | bytearray | memoryview) -> Pair:
+        return cls(bytes(data))
+
+
+def test_slices_are_all_or_an_error() -> None:
+    tape = Tape()
+    tape.write_slice(b"ab", 8)
+    buf = bytearray(3)
+    tape.read_slice(buf, 7)
+    assert buf == b"\7ab"
+    with pytest.raises(PartialBuffer) as caught:
+        tape.write_slice(b"xyz", 8)
+    assert (caught.value.expected, caught.value.completed) == (3, 2)
+    assert tape.data[8:] == b"xy", "what was moved stays moved"
+    with pytest.raises(PartialBuffer) as caught:
+        tape.read_slice(buf, 9)
+    assert (caught.value.expected, caught.value.completed) == (3, 1) and buf[0] == ord("y")
+    with pytest.raises(InvalidBackendAddress):
+        tape.write_slice(b"x", 10)
+    tape.write_slice(b"", 99)
+    tape.read_slice(bytearray(), 99)
+
+
+def test_a_slice_is_counted_in_bytes() -> None:
+    wide = array("I", [1, 2])
+    Tape().write_slice(memoryview(wide), 0)
+    with pytest.raises(PartialBuffer) as caught:
+        Tape().write_slice(memoryview(wide), 6)
+    assert (caught.value.expected, caught.value.completed) == (8, 4)
+    Tape().read_slice(memoryview(wide), 1)
+    assert wide.tobytes() == bytes(range(1, 9))
+
+
+def test_objects_are_their_bytes() -> None:
+    tape = Tape()
+    tape.write_obj(Be16(0x1122), 1)
+    tape.write_obj(Pair(b"abc"), 3)
+    assert tape.data == b"\0\x11\x22abc\6\7\x08\x09"
+    assert tape.read_obj(1, Be16) == 0x1122 and tape.read_obj(1, Le32) == 0x62612211
+    assert type(tape.read_obj(1, Be16)) is Be16 and tape.read_obj(3, Pair).raw == b"abc"
+    with pytest.raises(PartialBuffer):
+        tape.write_obj(Pair(b"abc"), 8)
+    with pytest.raises(PartialBuffer):
+        tape.read_obj(8, Le32)
+
+
+@pytest.mark.parametrize("wrong", [42, True, b"raw", 1.5, None, Le32, Pair])
+def test_what_has_no_bytes_is_refused(wrong: ByteValued) -> None:
+    with pytest.raises(ModelError, match="does not say its size"):
+        Tape().write_obj(wrong, 0)
+
+
+@pytest.mark.parametrize("wrong", [int, bytes, EndianInt, Le32(1), 4, Pair(b"abc")])
+def test_a_class_without_a_size_is_refused(wrong: type[ByteValued]) -> None:
+    with pytest.raises(ModelError, match="does not say its size"):
+        Tape().read_obj(0, wrong)
+    assert (size_of(Le32), size_of(Pair)) == (4, 3)
+
+
+def test_buffers() -> None:
+    data = bytearray(b"abcdef")
+    assert readable(data) == readable(memoryview(data)) == b"abcdef"
+    assert readable(memoryview(data)[::2]) == b"ace"
+    view = writable(memoryview(data)[1:3])
+    view[:] = b"XY"
+    assert data == b"aXYdef" and len(writable(memoryview(array("H", [1, 2])))) == 4
+    for read_only in (b"abc", memoryview(b"abc"), memoryview(data).toreadonly()):
+        with pytest.raises(ModelError, match="writable"):
+            writable(read_only)  # type: ignore[arg-type]
+    for wrong in ("abc", 3, [1, 2], None, memoryview(array("H", [1, 2, 3]))[::2]):
+        with pytest.raises(ModelError, match="a buffer is"):
+            readable(wrong)  # type: ignore[arg-type]
+
+
+def test_bytes_cannot_be_made_without_its_four_accesses() -> None:
+    with pytest.raises(TypeError, match="abstract"):
+        Bytes()  # type: ignore[abstract]
