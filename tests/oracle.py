@@ -28,6 +28,7 @@ from qemuglue.memory import (
 TOP = 1 << 64
 OK, ERROR, DECODE_ERROR, ACCESS_ERROR = 0, 1, 2, 4
 MEMORY = (RegionKind.RAM, RegionKind.ROM)
+PAGE = 0x1000
 
 
 @dataclass(eq=False)
@@ -311,14 +312,14 @@ class Oracle:
         here = self._at(address)
         if here is not None and here.leaf.kind is RegionKind.ROM_DEVICE and here.leaf.romd:
             return OK, bytes(self.bytes_of(here.leaf)[here.offset : here.offset + size])
-        if _is_memory(here) and self._left(address, size) == size:
+        if _is_memory(here) and self._whole(address, size):
             return OK, bytes(self.bytes_of(here.leaf)[here.offset : here.offset + size])
         part, status = self._ask(here, address, size)
         return status, bytes(part)
 
     def store(self, address: int, data: bytes) -> int:
         here = self._at(address)
-        if self._writable(here, False) and self._left(address, len(data)) == len(data):
+        if self._writable(here, False) and self._whole(address, len(data)):
             self.bytes_of(here.leaf)[here.offset : here.offset + len(data)] = data
             return OK
         return self._tell(here, address, data)
@@ -333,6 +334,11 @@ class Oracle:
         if here.leaf.kind is RegionKind.ROM or here.leaf.readonly:
             return debug and _is_memory(here)
         return here.leaf.kind is RegionKind.RAM
+
+    def _whole(self, address: int, size: int) -> bool:
+        """Whether a single access lies in one part of memory. No section of these maps has a
+        whole page, so each page has parts of its own."""
+        return self._left(address, size) == size and address // PAGE == (address + size - 1) // PAGE
 
     def _left(self, address: int, limit: int) -> int:
         """Bytes from ``address`` on that are of one section, up to ``limit``."""
@@ -483,7 +489,7 @@ WINDOW = 48
 
 def random_map(rng: Random) -> tuple[Node, int]:
     """A flat map of small regions of every kind, and the address of its window."""
-    base = rng.choice((0, 0x1000, TOP - WINDOW))
+    base = rng.choice((0, PAGE - WINDOW // 2, TOP - WINDOW))
     root = Node("system", TOP, RegionKind.CONTAINER)
     # A second child keeps the root from being looked through; that has tests of its own.
     root.add(TOP // 2, 0, Node("far", 16, RegionKind.RAM))
@@ -544,11 +550,11 @@ def _single(
     order = rng.choice(("little", "big"))
     if is_write:
         data = rng.randbytes(size)
-        got: object = space.store(address, int.from_bytes(data, order), size, order)
+        got: object = space.store_sized(address, int.from_bytes(data, order), size, order)
         return got, oracle.store(address, data)
     here = oracle._at(address)
     if here is not None and here.leaf.kind is RegionKind.ROM_DEVICE:
         size = 1  # a wider one could run over the memory's end, where QEMU reads what is there
-    result, value = space.load(address, size, order)
+    result, value = space.load_sized(address, size, order)
     status, expected = oracle.load(address, size)
     return (result, value), (status, int.from_bytes(expected, order))

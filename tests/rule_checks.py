@@ -18,7 +18,9 @@ from qemuglue.memory import (
     Contract,
     Endian,
     IoEventFd,
+    Le32,
     MemoryRegion,
+    MemoryRegionCache,
     MemTxAttrs,
     Rules,
 )
@@ -126,7 +128,7 @@ def refused_value(rules: Rules) -> None:
         buffer = bytearray(b"\xee" * size)
         assert space.read_into(address, buffer) == DECODE_ERROR
         assert buffer == bytes(size), f"{address:#x}: {buffer.hex()}"
-        assert space.load(address, size, "little") == (DECODE_ERROR, 0)
+        assert space.load_sized(address, size, "little") == (DECODE_ERROR, 0)
 
 
 def swallowed(rules: Rules) -> None:
@@ -284,7 +286,7 @@ def device_order(rules: Rules) -> None:
         _, got = space.read(0x10, 4)
         straight = bytes([0x11, 0x12, 0x13, 0x14])
         assert got == (straight[::-1] if endian is Endian.NATIVE and big else straight)
-        little, large = (space.load(0x10, 4, side)[1] for side in ("little", "big"))  # type: ignore[arg-type]
+        little, large = (space.load_sized(0x10, 4, side)[1] for side in ("little", "big"))  # type: ignore[arg-type]
         assert little.to_bytes(4, "little") == large.to_bytes(4, "big") == got
 
 
@@ -339,10 +341,10 @@ def clamping(rules: Rules) -> None:
     assert reads(device.log) == [(4, 4)]
     # R10: a single access that RAM cannot hold whole goes to RAM's own ops, which refuse it.
     device.log.clear()
-    assert space.load(0xE, 4, "little") == (DECODE_ERROR, 0)
-    assert space.store(0xE, 0, 4, "little") == DECODE_ERROR
+    assert space.load_sized(0xE, 4, "little") == (DECODE_ERROR, 0)
+    assert space.store_sized(0xE, 0, 4, "little") == DECODE_ERROR
     assert invalids(device.log) == [(0xE, 4, False, "rejected"), (0xE, 4, True, "rejected")]
-    assert space.load(0xC, 4, "little") == (OK, 0x04030201)
+    assert space.load_sized(0xC, 4, "little") == (OK, 0x04030201)
     # A write to ROM is cut at ROM's end as well.
     rom = MemoryRegion.rom("rom", 0x12, ByteBacking(0x20))
     space, device = space_of(rules, (0, rom), (0x12, io(ANY)))
@@ -379,7 +381,7 @@ def offsets(rules: Rules) -> None:
     assert space.read(0x2006, 2) == (OK, bytes([0x1A, 0x1B]))
     assert space.read(0x1018, 2) == (OK, bytes([0x18, 0x19]))
     assert space.write(0x2005, b"\xff") == OK and space.read(0x1019, 1) == (OK, b"\xff")
-    assert space.load(0x2008, 4, "big") == (OK, 0x1C1D1E1F)
+    assert space.load_sized(0x2008, 4, "big") == (OK, 0x1C1D1E1F)
     assert device.log == []
     assert space.read(0x3003, 2)[0] == OK and reads(device.log) == [(0x32, 2)]
     # Code that holds the alias itself may dispatch to it.
@@ -456,7 +458,7 @@ def direct(rules: Rules) -> None:
     assert space.read(0x40, 2) == (OK, b"FF"), "the device did not store it"
     flash.set_romd(False)
     device.log.clear()
-    assert space.load(0x42, 2, "little")[0] == OK and reads(device.log) == [(2, 2)]
+    assert space.load_sized(0x42, 2, "little")[0] == OK and reads(device.log) == [(2, 2)]
     # A RAM device is memory that is only accessed piece by piece, in the host's order.
     device.log.clear()
     assert space.read(0x61, 8) == (OK, b"12345678") and device.log == []
@@ -465,7 +467,7 @@ def direct(rules: Rules) -> None:
     # Memory made read-only later is ROM.
     memory.set_readonly(True)
     assert space.write(0, b"lost") == DECODE_ERROR and space.read(0, 4) == (OK, b"data")
-    new = rules.name not in ("7.2.0", "7.2", "8.1")
+    new = rules.name not in ("7.2.0", "7.2", "8.1", "9.0", "9.2")
     assert (space.write(0x20, b"debu", DEBUG) == OK) is new
     assert space.read(0x20, 4)[1] == (b"debu" if new else b"RRRR")
     device.log.clear()
@@ -474,6 +476,45 @@ def direct(rules: Rules) -> None:
     flash.set_romd(True)
     assert space.write(0x44, b"dd", DEBUG) == OK
     assert space.read(0x44, 2)[1] == (b"dd" if new else b"FF")
+
+
+def dispatch_parts(rules: Rules) -> None:
+    """R7: sections are dispatched in parts that end with pages. A single access over the end of
+    a part of RAM is no memory access; a cache of a device ends with its part; a hole has none."""
+    low, dev = ram(0x3000, "low"), io(ANY, size=0x2000)
+    space, _ = space_of(rules, (0x800, low), (0x8800, dev))
+    low.backing.write(0, bytes(range(256)) * 48)  # type: ignore[union-attr]
+    for address, whole in ((0x800, True), (0xFFC, True), (0xFFE, False), (0x1000, True),
+                           (0x1FFE, True), (0x2FFC, True), (0x2FFD, False), (0x3000, True),
+                           (0x37FC, True), (0x37FE, False)):
+        value = int.from_bytes(bytes((address - 0x800 + at) & 0xFF for at in range(4)), "little")
+        expected = (OK, value) if whole else (DECODE_ERROR, 0)
+        assert space.load_sized(address, 4, "little") == expected, f"{address:#x}"
+        assert space.load(address, Le32) == expected, f"{address:#x}"
+        assert space.store(address, Le32(value)) == expected[0], f"{address:#x}"
+    assert space.read(0xFFE, 4) == (OK, bytes([0xFE, 0xFF, 0, 1])), "a range is only cut"
+    for address, length in ((0x8800, 0x800), (0x8900, 0x700), (0x9000, 0x1000), (0x9F00, 0x100),
+                            (0xA000, 0x800), (0xA7FF, 1), (0x5000, 0x10000), (0x810, 0x2FF0)):
+        with MemoryRegionCache(space, address, 0x10000, False) as cache:
+            assert cache.length == length, f"{address:#x}"
+
+
+def rom_loading(rules: Rules) -> None:
+    """R12: loading firmware reaches RAM and ROM, also a ROM device that reads as memory, and
+    passes over everything else, by the pieces of R6; it is always OK."""
+    memory, rom, flash, off, card, dev = (
+        ram(8, "ram"), MemoryRegion.rom("rom", 8),
+        MemoryRegion.rom_device("flash", 8, ANY), MemoryRegion.rom_device("off", 8, ANY),
+        MemoryRegion.ram_device("card", 8), io(Contract(valid_max=2), size=8),
+    )
+    off.set_romd(False)
+    placed = (memory, rom, flash, off, card, dev)
+    space, device = space_of(rules, *((8 * at, region) for at, region in enumerate(placed)))
+    assert space.write_rom(2, bytes(range(1, 61))) == OK and device.log == []
+    by_kind = rules.name in ("7.2.0", "7.2", "8.1", "9.0", "9.2")
+    written = [region.backing is not None and any(region.backing.read(0, 8)) for region in placed]
+    assert written == [True, True, True, False, by_kind, False]
+    assert flash.backing is not None and flash.backing.read(0, 8) == bytes(range(15, 23))
 
 
 #: name of a Rules method -> the check that must fail when that method is wrong
@@ -494,6 +535,8 @@ CHECKS: dict[str, Callable[[Rules], None]] = {
     "allowed": memory_only,
     "direct_read": direct,
     "direct_write": direct,
+    "dispatch_end": dispatch_parts,
+    "rom_writable": rom_loading,
 }
 
 

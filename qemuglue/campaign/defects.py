@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from qemuglue.memory.attrs import MemTxAttrs
+from qemuglue.memory.attrs import UNSPECIFIED, MemTxAttrs
 from qemuglue.memory.contract import Contract, Reason
 from qemuglue.memory.flatview import MemoryRegionSection
 from qemuglue.memory.region import MemoryRegion
@@ -19,9 +19,10 @@ from qemuglue.witness.face import HostFace, Outcome
 
 class _AcceptsRejected(Rules):
     def refusal(
-        self, contract: Contract, offset: int, size: int, is_write: bool
+        self, contract: Contract, offset: int, size: int, is_write: bool,
+        attrs: MemTxAttrs = UNSPECIFIED,
     ) -> Reason | None:
-        found = super().refusal(contract, offset, size, is_write)
+        found = super().refusal(contract, offset, size, is_write, attrs)
         return None if found is Reason.REJECTED else found
 
 

@@ -30,6 +30,7 @@ class MemTxAttrs:
     """Attributes of a transaction, every field of QEMU's ``MemTxAttrs``.
 
     ``memory`` asks that only RAM may be touched; ``debug`` lets a write reach ROM.
+    ``address_type`` is PCI's: whether the address is translated already (10.2 and later).
     """
 
     unspecified: bool = False
@@ -40,6 +41,7 @@ class MemTxAttrs:
     debug: bool = False
     requester_id: int = 0
     pid: int = 0
+    address_type: int = 0
 
     def __post_init__(self) -> None:
         if not 0 <= self.space < 4:
@@ -48,6 +50,8 @@ class MemTxAttrs:
             raise ValueError(f"requester_id is 16 bits wide, got {self.requester_id:#x}")
         if not 0 <= self.pid < 1 << 8:
             raise ValueError(f"pid is 8 bits wide, got {self.pid:#x}")
+        if not 0 <= self.address_type < 2:
+            raise ValueError(f"address_type is 1 bit wide, got {self.address_type}")
 
 
 #: ``MEMTXATTRS_UNSPECIFIED``: what qtest, ``xp`` and most DMA use.

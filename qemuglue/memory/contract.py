@@ -9,9 +9,15 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from qemuglue.memory.attrs import MemTxAttrs
 
 #: ``accepts(offset, size, is_write)``: the device's own veto (``valid.accepts``).
 Accepts = Callable[[int, int, bool], bool]
+#: The same for a device that looks at who asks: ``accepts(offset, size, is_write, attrs)``.
+AcceptsAttrs = Callable[[int, int, bool, "MemTxAttrs"], bool]
 
 
 class Endian(enum.Enum):
@@ -33,7 +39,7 @@ class Reason(enum.Enum):
 @dataclass(frozen=True, slots=True)
 class Contract:
     """Sizes are bytes. 0 in ``valid_max`` means any size; 0 in the others means the default:
-    ``valid_min`` 1, ``impl_min`` 1, ``impl_max`` 4.
+    ``valid_min`` 1, ``impl_min`` 1, ``impl_max`` 4. Where both vetoes are given, both must agree.
     """
 
     valid_min: int = 0
@@ -44,6 +50,7 @@ class Contract:
     impl_unaligned: bool = False
     endian: Endian = Endian.NATIVE
     accepts: Accepts | None = None
+    accepts_attrs: AcceptsAttrs | None = None
 
     def __post_init__(self) -> None:
         for name in ("valid_min", "valid_max", "impl_min", "impl_max"):

@@ -4,16 +4,24 @@ How it is drawn (QEMU ``render_memory_region``, rule R17): disabled regions are 
 region is clipped by its containers; an alias shifts its target; children are drawn before
 their parent, highest priority first, and whoever was drawn first keeps the address. Then
 neighbours that continue each other are merged (``flatview_simplify``).
+
+Spaces that show the same root share a view. Who uses one counts a reference (``ref``,
+``unref``, or a ``FlatViewRefGuard``); without any it is reclaimed at the end of the RCU grace
+period, and then every use of it raises RcuError.
 """
 
 from __future__ import annotations
 
+import threading
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from operator import attrgetter
+from types import TracebackType
+from typing import NoReturn
 
 from qemuglue.errors import ModelError
+from qemuglue.memory.rcu import RCU, Rcu, RcuError
 from qemuglue.memory.region import MAX_SIZE, MemoryRegion, RegionKind
 
 #: Regions visited in one rendering. A tree of aliases can be exponential; the largest real
@@ -40,6 +48,8 @@ class MemoryRegionSection:
     romd: bool = False
     nonvolatile: bool = False
     unmergeable: bool = field(default=False, repr=False)
+    #: The clients its region was logged for when it was drawn.
+    dirty_log_mask: int = field(default=0, repr=False)
 
     @property
     def last(self) -> int:
@@ -56,12 +66,40 @@ class MemoryRegionSection:
             self.start + self.size == other.start
             and self.region is other.region
             and self.offset + self.size == other.offset
+            and self.dirty_log_mask == other.dirty_log_mask
             and self.readonly == other.readonly
             and self.romd == other.romd
             and self.nonvolatile == other.nonvolatile
             and not self.unmergeable
             and not other.unmergeable
         )
+
+    def equals(self, other: MemoryRegionSection) -> bool:
+        """Whether a listener need not be told: all is equal but, perhaps, who logs writes
+        (``flatrange_equal``)."""
+        return self is other or (
+            self.region is other.region
+            and self.start == other.start
+            and self.size == other.size
+            and self.offset == other.offset
+            and self.romd == other.romd
+            and self.readonly == other.readonly
+            and self.nonvolatile == other.nonvolatile
+            and self.unmergeable == other.unmergeable
+        )
+
+    def part_of_region(self, offset: int, length: int) -> MemoryRegionSection | None:
+        """The part of this section that shows ``length`` bytes at ``offset`` of the region;
+        None where it shows none of them."""
+        low = max(offset, self.offset)
+        high = min(offset + length, self.offset + self.size)
+        if low >= high:
+            return None
+        return replace(self, start=self.start + low - self.offset, offset=low, size=high - low)
+
+    def clipped(self, start: int, size: int) -> MemoryRegionSection | None:
+        """The part of this section in ``size`` bytes at the address ``start``, or None."""
+        return self.part_of_region(start - self.start + self.offset, size)
 
 
 class FlatView:
@@ -70,15 +108,23 @@ class FlatView:
 
     ``cover`` is the same with the holes as sections of ``UNASSIGNED`` (offset = address), so
     that every address of the 64-bit space has exactly one; ``starts`` are its start addresses.
+    It is made with one reference, its maker's.
     """
 
-    __slots__ = ("cover", "root", "sections", "starts")
+    __slots__ = (
+        "__weakref__", "_count", "_lock", "_rcu", "cover", "root", "sections", "starts",
+    )
 
-    def __init__(self, root: MemoryRegion | None, sections: list[MemoryRegionSection]) -> None:
+    def __init__(
+        self, root: MemoryRegion | None, sections: list[MemoryRegionSection], *, rcu: Rcu = RCU
+    ) -> None:
         self.root = root
         self.sections = tuple(sections)
         self.cover = tuple(_fill(sections))
         self.starts = [section.start for section in self.cover]
+        self._count = 1
+        self._lock = threading.Lock()
+        self._rcu = rcu
 
     def lookup(self, addr: int) -> MemoryRegionSection:
         """The section that answers at ``addr`` (0 to 2^64-1); a hole gives an unassigned one."""
@@ -89,11 +135,118 @@ class FlatView:
         section = self.lookup(addr)
         return section if section.assigned else None
 
+    def find_range(self, addr: int, size: int) -> MemoryRegionSection | None:
+        """The first section within ``size`` bytes at ``addr``, clipped to them, or None."""
+        if size <= 0:
+            return None
+        at = bisect_right(self.starts, addr) - 1
+        for section in self.cover[at : at + 2]:
+            if section.assigned:
+                return section.clipped(addr, size)
+        return None
+
     def __iter__(self) -> Iterator[MemoryRegionSection]:
         return iter(self.sections)
 
     def __len__(self) -> int:
         return len(self.sections)
+
+    # -- references ------------------------------------------------------------------------
+
+    def ref(self) -> bool:
+        """Count one more user; False, and nothing counted, where there is none any more
+        (``flatview_ref``: somebody replaced the view meanwhile)."""
+        with self._lock:
+            if self._count:
+                self._count += 1
+                return True
+            return False
+
+    def unref(self) -> None:
+        """One user less; the last one's leaving has the view reclaimed when all RCU sections
+        of now have ended (``flatview_unref``). Raises ModelError where nobody uses it."""
+        with self._lock:
+            if not self._count:
+                raise ModelError("the view has no reference left to give back")
+            self._count -= 1
+            last = not self._count
+        if last:
+            self._rcu.call(self._reclaim)
+
+    @property
+    def references(self) -> int:
+        """How many use it now."""
+        return self._count
+
+    @property
+    def reclaimed(self) -> bool:
+        return type(self) is not FlatView
+
+    def _reclaim(self) -> None:
+        """``flatview_destroy``. The regions stay; the view forgets them, and any use of it
+        from now on is a use after free."""
+        del self.sections, self.cover, self.starts, self.root
+        self.__class__ = _ReclaimedView
+
+
+class _ReclaimedView(FlatView):
+    """What a view becomes when it is reclaimed."""
+
+    __slots__ = ()
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise RcuError(f"use after free: the view was reclaimed before its {name} was asked for")
+
+    def ref(self) -> bool:
+        raise RcuError("use after free: the view was reclaimed")
+
+    def unref(self) -> None:
+        raise RcuError("use after free: the view was reclaimed")
+
+
+class FlatViewRefGuard:
+    """A counted reference to a view, given back once: at the end of ``with``, by ``release``,
+    or when Python collects it. Source: QEMU ``address_space_get_flatview``; the Rust bindings'
+    type of that name.
+    """
+
+    __slots__ = ("_view",)
+
+    def __init__(self, view: FlatView) -> None:
+        """Take over a reference that was counted for this guard already."""
+        self._view: FlatView | None = view
+
+    @property
+    def view(self) -> FlatView:
+        """The view. Raises RcuError after the reference was given back."""
+        if self._view is None:
+            raise RcuError("the reference to the view was given back already")
+        return self._view
+
+    def clone(self) -> FlatViewRefGuard:
+        """A second reference to the same view."""
+        view = self.view
+        if not view.ref():
+            raise RcuError("the view has no reference left, though this guard holds one")
+        return FlatViewRefGuard(view)
+
+    def release(self) -> None:
+        """Give the reference back. Raises RcuError the second time."""
+        view, self._view = self.view, None
+        view.unref()
+
+    def __enter__(self) -> FlatView:
+        return self.view
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.release()
+
+    def __del__(self) -> None:
+        if getattr(self, "_view", None) is not None:
+            self.release()
 
 
 def _fill(sections: list[MemoryRegionSection]) -> Iterator[MemoryRegionSection]:
@@ -139,14 +292,17 @@ def view_root(root: MemoryRegion) -> MemoryRegion | None:
     raise ModelError(f"region {root.name!r} is more than {MAX_DEPTH} levels deep")
 
 
-def render(root: MemoryRegion) -> FlatView:
-    """Draw ``root``'s tree. Raises ModelError where the tree is too deep or too large."""
+def render(root: MemoryRegion | None, *, rcu: Rcu = RCU) -> FlatView:
+    """Draw ``root``'s tree; None draws nothing. The caller owns the view's one reference.
+
+    Raises ModelError where the tree is too deep or too large.
+    """
     painter = _Painter()
-    drawn = view_root(root)
+    drawn = None if root is None else view_root(root)
     if drawn is not None:
         painter.paint(drawn, 0, 0, MAX_SIZE, False, False, False, 0)
     painter.drawn.sort(key=attrgetter("start"))
-    return FlatView(drawn, _simplify(painter.drawn))
+    return FlatView(drawn, _simplify(painter.drawn), rcu=rcu)
 
 
 def _simplify(drawn: list[MemoryRegionSection]) -> list[MemoryRegionSection]:
@@ -157,6 +313,7 @@ def _simplify(drawn: list[MemoryRegionSection]) -> list[MemoryRegionSection]:
             section = MemoryRegionSection(
                 first.start, first.size + section.size, first.region, first.offset,
                 first.readonly, first.romd, first.nonvolatile, first.unmergeable,
+                first.dirty_log_mask,
             )
         merged.append(section)
     return merged
@@ -205,11 +362,14 @@ class _Painter:
         for child in region._children:
             self.paint(child, base, low, high, readonly, nonvolatile, unmergeable, depth + 1)
         if region.terminates:
-            self._fill(region, base, low, high, (readonly, region.romd, nonvolatile, unmergeable))
+            self._fill(
+                region, base, low, high,
+                (readonly, region.romd, nonvolatile, unmergeable, region.dirty_log_mask),
+            )
 
     def _fill(
         self, region: MemoryRegion, base: int, low: int, high: int,
-        flags: tuple[bool, bool, bool, bool],
+        flags: tuple[bool, bool, bool, bool, int],
     ) -> None:
         """Draw ``region`` wherever [low, high) is still free."""
         lows, highs = self.lows, self.highs
@@ -229,6 +389,6 @@ class _Painter:
 
     def _draw(
         self, region: MemoryRegion, low: int, high: int, base: int,
-        flags: tuple[bool, bool, bool, bool],
+        flags: tuple[bool, bool, bool, bool, int],
     ) -> None:
         self.drawn.append(MemoryRegionSection(low, high - low, region, low - base, *flags))

@@ -1,9 +1,16 @@
-"""The callbacks of a device region, as QEMU's ``MemoryRegionOps`` has them with attributes."""
+"""The callbacks of a device region.
+
+``MemoryRegionOps`` is what the model calls. ``OpsTable`` makes one from plain functions the way
+QEMU's structure of that name is filled in.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from qemuglue.errors import ModelError
 from qemuglue.memory.attrs import ERROR, OK, MemTxAttrs
 from qemuglue.memory.contract import Reason
 
@@ -27,6 +34,44 @@ class MemoryRegionOps(Protocol):
         self, region: MemoryRegion, offset: int, value: int, size: int, attrs: MemTxAttrs
     ) -> int:
         """The result."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpsTable:
+    """Callbacks as functions: plain ones, or ones that see the attributes and can fail.
+
+    Where both are given for a direction the plain one is called, and its result is always OK
+    (``memory_region_dispatch_read1`` and ``_write``). A direction with neither raises
+    ModelError when it is used: QEMU would call a null pointer.
+    """
+
+    #: ``read(offset, size) -> value``
+    read_plain: Callable[[int, int], int] | None = None
+    #: ``write(offset, value, size)``
+    write_plain: Callable[[int, int, int], None] | None = None
+    #: ``read_with_attrs(offset, size, attrs) -> (result, value)``
+    read_with_attrs: Callable[[int, int, MemTxAttrs], tuple[int, int]] | None = None
+    #: ``write_with_attrs(offset, value, size, attrs) -> result``
+    write_with_attrs: Callable[[int, int, int, MemTxAttrs], int] | None = None
+
+    def read(
+        self, region: MemoryRegion, offset: int, size: int, attrs: MemTxAttrs
+    ) -> tuple[int, int]:
+        if self.read_plain is not None:
+            return OK, self.read_plain(offset, size)
+        if self.read_with_attrs is None:
+            raise ModelError(f"region {region.name!r} has no read callback")
+        return self.read_with_attrs(offset, size, attrs)
+
+    def write(
+        self, region: MemoryRegion, offset: int, value: int, size: int, attrs: MemTxAttrs
+    ) -> int:
+        if self.write_plain is not None:
+            self.write_plain(offset, value, size)
+            return OK
+        if self.write_with_attrs is None:
+            raise ModelError(f"region {region.name!r} has no write callback")
+        return self.write_with_attrs(offset, value, size, attrs)
 
 
 class BackingOps:

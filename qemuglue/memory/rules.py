@@ -7,13 +7,13 @@ defect (``campaign.defects``) is a subclass with one method wrong.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from qemuglue.memory.attrs import MemTxAttrs
+from qemuglue.memory.attrs import UNSPECIFIED, MemTxAttrs
 from qemuglue.memory.contract import Contract, Reason
 from qemuglue.memory.flatview import MemoryRegionSection
-from qemuglue.memory.region import MemoryRegion, RegionKind
+from qemuglue.memory.region import MAX_SIZE, MemoryRegion, RegionKind
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,19 @@ class Rules:
     #: ``cpu_inw`` and its kin are one dispatch (R10), not a byte range cut by R6. Measured on
     #: 11.1.3; the sources of 10.0.2 and 10.2.2 still cut.
     ports_single_dispatch: bool = False
+    #: Bounce buffers are counted by bytes in each space (9.2); before, one of a page served all
+    #: spaces (R14).
+    bounce_budget: bool = True
+    #: A cached access to a device takes its second and later pieces from the map, at the offset
+    #: in the cache (R15; a bug of QEMU's, 4.0 to 8.2).
+    cached_slow_relative: bool = False
+    #: ``address_space_write_rom`` reaches RAM devices, and ROM devices only in ROMD mode; from
+    #: 10.0 on it asks what a read may copy (R12).
+    rom_write_by_kind: bool = False
 
     def refusal(
-        self, contract: Contract, offset: int, size: int, is_write: bool
+        self, contract: Contract, offset: int, size: int, is_write: bool,
+        attrs: MemTxAttrs = UNSPECIFIED,
     ) -> Reason | None:
         """R1 (``memory_region_access_valid``): None when the access is allowed.
 
@@ -67,6 +77,9 @@ class Rules:
         looked at while ``valid_max`` is 0.
         """
         if contract.accepts is not None and not contract.accepts(offset, size, is_write):
+            return Reason.REJECTED
+        veto = contract.accepts_attrs
+        if veto is not None and not veto(offset, size, is_write, attrs):
             return Reason.REJECTED
         if not contract.valid_unaligned and offset & (size - 1):
             return Reason.UNALIGNED
@@ -143,6 +156,26 @@ class Rules:
             return min(length, section.start + section.size - addr)
         return length
 
+    def dispatch_end(self, section: MemoryRegionSection, addr: int, page_bits: int) -> int:
+        """R7 (``flatview_add_to_dispatch``): where the part of ``section`` ends that ``addr``
+        is dispatched with. A section is cut into a first part up to a page boundary, all its
+        whole pages, and a last part. Memory nobody claims never ends."""
+        if not section.assigned:
+            return MAX_SIZE
+        page = 1 << page_bits
+        end = section.start + section.size
+        first = -(-section.start // page) * page
+        last = end // page * page
+        if addr < first:
+            return min(first, end)
+        return last if addr < last else end
+
+    def rom_writable(self, region: MemoryRegion) -> bool:
+        """R12 (``address_space_write_rom_internal``): whether loading firmware writes to it."""
+        if self.rom_write_by_kind:
+            return region.is_ram or (region.kind is RegionKind.ROM_DEVICE and region.romd)
+        return self.direct_read(region)
+
     def combine(self, result: int, piece: int) -> int:
         """R8 (``flatview_read_continue``): results are ORed and the loop goes on."""
         return result | piece
@@ -172,21 +205,28 @@ class Rules:
         return not attrs.memory or region.is_ram
 
 
-RULES_7_2_UNGUARDED = Rules("7.2.0", reentrancy_guard=False, debug_writes_rom=False)
-RULES_7_2 = Rules("7.2", unguarded_releases=True, debug_writes_rom=False)
-RULES_8_1 = Rules("8.1", debug_writes_rom=False)
+_OLD: dict[str, bool] = {
+    "bounce_budget": False, "cached_slow_relative": True, "rom_write_by_kind": True,
+}
+RULES_7_2_UNGUARDED = Rules("7.2.0", reentrancy_guard=False, debug_writes_rom=False, **_OLD)
+RULES_7_2 = Rules("7.2", unguarded_releases=True, debug_writes_rom=False, **_OLD)
+RULES_8_1 = Rules("8.1", debug_writes_rom=False, **_OLD)
+RULES_9_0 = replace(RULES_8_1, name="9.0", cached_slow_relative=False)
+RULES_9_2 = replace(RULES_9_0, name="9.2", bounce_budget=True)
 RULES_10_0 = Rules("10.0")
 RULES_LATEST = Rules("11.1", ports_single_dispatch=True)
 
 
 def rules_for(version: tuple[int, ...]) -> Rules:
-    """The rule set of a QEMU version, ``(10, 0, 2)`` for example."""
+    """The rule set of a QEMU version, ``(10, 0, 2)`` for example.
+
+    Measured on 7.2.22, 10.0.2 and 11.1.3; where a rule changed between those, by the release
+    that QEMU's history names.
+    """
     if version < (7, 2, 6) or (8,) <= version < (8, 1):
         return RULES_7_2_UNGUARDED
-    if version < (8,):
-        return RULES_7_2
-    if version < (10,):
-        return RULES_8_1
-    if version < (11,):
-        return RULES_10_0
-    return RULES_LATEST
+    since = (
+        ((8,), RULES_7_2), ((9,), RULES_8_1), ((9, 2), RULES_9_0), ((10,), RULES_9_2),
+        ((11,), RULES_10_0),
+    )
+    return next((rules for end, rules in since if version < end), RULES_LATEST)

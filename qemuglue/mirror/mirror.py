@@ -42,11 +42,12 @@ _IO_SPACE = "I/O"
 class MirroredSpace(AddressSpace):
     """An address space whose view the mirror draws, once for all that share its root."""
 
+    FOLLOWS = False
+
     def show(self, root: MemoryRegion, view: FlatView) -> None:
         """Replace the view."""
         self.root = root
-        self._view = view
-        self.generation += 1
+        self.switch(view)
 
 
 @dataclass(frozen=True, slots=True)

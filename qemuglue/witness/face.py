@@ -109,11 +109,11 @@ class HostFace:
         single = self.io.rules.ports_single_dispatch
         if op.verb in PORT_READS:
             if single:
-                result, value = self.io.load(addr, op.size, "little")
+                result, value = self.io.load_sized(addr, op.size, "little")
                 return Outcome(b"OK 0x%04x" % value, result)
             result, data = self.io.read(addr, op.size)
             return Outcome(b"OK 0x%04x" % self.value_of(data), result)
         assert op.verb in PORT_WRITES, f"{op.verb} is not a host-path verb"
         if single:
-            return Outcome(OK_REPLY, self.io.store(addr, op.value, op.size, "little"))
+            return Outcome(OK_REPLY, self.io.store_sized(addr, op.value, op.size, "little"))
         return Outcome(OK_REPLY, self.io.write(addr, self.value_bytes(op.value, op.size)))

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from rule_checks import CHECKS, random_maps
 
-from qemuglue.memory import Rules
+from qemuglue.memory import UNSPECIFIED, Rules
 from qemuglue.memory.contract import Contract, Reason
 from qemuglue.memory.region import RegionKind
 from qemuglue.memory.rules import RULES_10_0, Piece
@@ -36,24 +36,26 @@ def defect(method: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 
 
 @defect("refusal")
-def never_refuses(self: Rules, contract: Contract, offset: int, size: int, is_write: bool) -> Any:
+def never_refuses(
+    self: Rules, contract: Contract, offset: int, size: int, is_write: bool, *attrs: Any
+) -> Any:
     return None
 
 
 @defect("refusal")
 def alignment_before_veto(
-    self: Rules, contract: Contract, offset: int, size: int, is_write: bool
+    self: Rules, contract: Contract, offset: int, size: int, is_write: bool, *attrs: Any
 ) -> Any:
     if not contract.valid_unaligned and offset & (size - 1):
         return Reason.UNALIGNED
-    return Real.refusal(self, contract, offset, size, is_write)
+    return Real.refusal(self, contract, offset, size, is_write, *attrs)
 
 
 @defect("refusal")
 def size_before_alignment(
-    self: Rules, contract: Contract, offset: int, size: int, is_write: bool
+    self: Rules, contract: Contract, offset: int, size: int, is_write: bool, *attrs: Any
 ) -> Any:
-    reason = Real.refusal(self, contract, offset, size, is_write)
+    reason = Real.refusal(self, contract, offset, size, is_write, *attrs)
     if reason is Reason.UNALIGNED and contract.valid_max and size < contract.valid_min:
         return Reason.INVALID_SIZE
     return reason
@@ -61,44 +63,44 @@ def size_before_alignment(
 
 @defect("refusal")
 def least_size_without_most(
-    self: Rules, contract: Contract, offset: int, size: int, is_write: bool
+    self: Rules, contract: Contract, offset: int, size: int, is_write: bool, *attrs: Any
 ) -> Any:
     if size < contract.valid_min:
         return Reason.INVALID_SIZE
-    return Real.refusal(self, contract, offset, size, is_write)
+    return Real.refusal(self, contract, offset, size, is_write, *attrs)
 
 
 @defect("refusal")
 def most_defaults_to_four(
-    self: Rules, contract: Contract, offset: int, size: int, is_write: bool
+    self: Rules, contract: Contract, offset: int, size: int, is_write: bool, *attrs: Any
 ) -> Any:
     if size > (contract.valid_max or 4):
         return Reason.INVALID_SIZE
-    return Real.refusal(self, contract, offset, size, is_write)
+    return Real.refusal(self, contract, offset, size, is_write, *attrs)
 
 
 @defect("refusal")
 def most_is_excluded(
-    self: Rules, contract: Contract, offset: int, size: int, is_write: bool
+    self: Rules, contract: Contract, offset: int, size: int, is_write: bool, *attrs: Any
 ) -> Any:
     if contract.valid_max and size == contract.valid_max:
         return Reason.INVALID_SIZE
-    return Real.refusal(self, contract, offset, size, is_write)
+    return Real.refusal(self, contract, offset, size, is_write, *attrs)
 
 
 @defect("refusal")
 def impl_unaligned_admits(
-    self: Rules, contract: Contract, offset: int, size: int, is_write: bool
+    self: Rules, contract: Contract, offset: int, size: int, is_write: bool, *attrs: Any
 ) -> Any:
-    reason = Real.refusal(self, contract, offset, size, is_write)
+    reason = Real.refusal(self, contract, offset, size, is_write, *attrs)
     return None if reason is Reason.UNALIGNED and size == 2 else reason
 
 
 @defect("refusal")
 def veto_asked_for_reads(
-    self: Rules, contract: Contract, offset: int, size: int, is_write: bool
+    self: Rules, contract: Contract, offset: int, size: int, is_write: bool, *attrs: Any
 ) -> Any:
-    return Real.refusal(self, contract, offset, size, False)
+    return Real.refusal(self, contract, offset, size, False, *attrs)
 
 
 # -- R2 ------------------------------------------------------------------------------------
@@ -325,6 +327,43 @@ def one_byte_over(self: Rules, section: Any, addr: int, length: int) -> int:
     return n + 1 if n < length else n
 
 
+@defect("dispatch_end")
+def sections_in_one_part(self: Rules, section: Any, addr: int, page_bits: int) -> int:
+    return int(section.start + section.size)
+
+
+@defect("dispatch_end")
+def every_page_a_part(self: Rules, section: Any, addr: int, page_bits: int) -> int:
+    return min(Real.dispatch_end(self, section, addr, page_bits), (addr >> 12 << 12) + 0x1000)
+
+
+@defect("dispatch_end")
+def last_part_not_cut(self: Rules, section: Any, addr: int, page_bits: int) -> int:
+    end = int(section.start + section.size)
+    return end if addr >= 0x1000 else Real.dispatch_end(self, section, addr, page_bits)
+
+
+@defect("dispatch_end")
+def holes_end(self: Rules, section: Any, addr: int, page_bits: int) -> int:
+    end = int(section.start + section.size)
+    return end if not section.assigned else Real.dispatch_end(self, section, addr, page_bits)
+
+
+@defect("rom_writable")
+def rom_not_loaded(self: Rules, region: Any) -> bool:
+    return Real.direct_write(self, region, UNSPECIFIED)
+
+
+@defect("rom_writable")
+def flash_always_loaded(self: Rules, region: Any) -> bool:
+    return bool(region.kind is RegionKind.ROM_DEVICE or Real.rom_writable(self, region))
+
+
+@defect("rom_writable")
+def cards_loaded(self: Rules, region: Any) -> bool:
+    return bool(region.is_ram or Real.rom_writable(self, region))
+
+
 # -- R8 ------------------------------------------------------------------------------------
 
 
@@ -459,8 +498,11 @@ def test_every_method_of_rules_has_a_check_and_a_defect() -> None:
 
 
 def test_random_maps_alone_notice_most_defects() -> None:
-    """The maps hold no eventfd, port, RAM device or re-entering device; all else must show."""
-    elsewhere = ("swallowed", "blocked", "guarded", "port_root_value")
+    """The maps hold no eventfd, port, RAM device, re-entering device or whole page, and no
+    firmware is loaded; all else must show."""
+    elsewhere = (
+        "swallowed", "blocked", "guarded", "port_root_value", "dispatch_end", "rom_writable",
+    )
     unseen = [
         name for method, name, wrong in DEFECTS
         if method not in elsewhere and not name.startswith("ram_device_")

@@ -105,7 +105,8 @@ def test_the_lookup_climbs_to_the_secure_world() -> None:
     normal = space()
     other = AddressSpace("I/O", MemoryRegion.container_of("io", 1 << 16))
     assert lookup_space([other, normal], normal) is normal
-    secure = AddressSpace("cpu-secure-memory-0", MemoryRegion.container_of("secure", 1 << 64))
+    secure = AddressSpace("cpu-secure-memory-0", MemoryRegion.container_of("secure", 1 << 64),
+                          topology=normal.topology)
     secure.root.add_subregion(0, normal.root)
     assert lookup_space([other, normal, secure], normal) is secure
     assert lookup_space([other, normal], normal) is normal

@@ -43,8 +43,8 @@ def test_a_single_access_takes_one_dispatch_where_a_range_is_cut() -> None:
     space, device = space_of(RULES_10_0, (0, io(contract)))
     assert space.read(8, 8) == (0, bytes(range(9, 17)))
     device.log.clear()
-    assert space.load(8, 8, "little") == (2, 0)
-    assert space.store(8, 0, 8, "little") == 2
+    assert space.load_sized(8, 8, "little") == (2, 0)
+    assert space.store_sized(8, 0, 8, "little") == 2
     assert device.log == [
         ("invalid", "dev", 8, 8, False, "invalid size"),
         ("invalid", "dev", 8, 8, True, "invalid size"),
@@ -56,8 +56,8 @@ def test_a_single_access_is_not_stopped_by_memory_only() -> None:
     from qemuglue.memory import MemTxAttrs
     space, _ = space_of(RULES_10_0, (0, io(Contract())))
     attrs = MemTxAttrs(memory=True)
-    assert space.load(0, 4, "little", attrs) == (0, 0x04030201)
-    assert space.store(0, 1, 4, "little", attrs) == 0
+    assert space.load_sized(0, 4, "little", attrs) == (0, 0x04030201)
+    assert space.store_sized(0, 1, 4, "little", attrs) == 0
 
 
 @pytest.mark.parametrize("endian", [Endian.LITTLE, Endian.BIG])
@@ -66,13 +66,13 @@ def test_a_single_access_has_the_callers_order(endian: Endian) -> None:
     space, device = space_of(RULES_10_0, (0, io(contract)), (0x100, ram()))
     for address in (0, 0x100):
         space.write(0x100, bytes(range(1, 9)))
-        assert space.load(address, 8, "big") == (0, 0x0102030405060708)
-        assert space.load(address, 4, "little") == (0, 0x04030201)
+        assert space.load_sized(address, 8, "big") == (0, 0x0102030405060708)
+        assert space.load_sized(address, 4, "little") == (0, 0x04030201)
     device.log.clear()
-    space.store(0, 0x0102, 2, "big")
+    space.store_sized(0, 0x0102, 2, "big")
     value = 0x0102 if endian is Endian.BIG else 0x0201
     assert device.log == [("write", "dev", 0, 2, value)]
-    space.store(0x100, 0x0102, 2, "big")
+    space.store_sized(0x100, 0x0102, 2, "big")
     assert space.read(0x100, 2) == (0, b"\x01\x02")
 
 
@@ -87,16 +87,19 @@ def test_a_rom_device_is_read_on_behind_what_lies_on_top() -> None:
     assert space.read(8, 4) == (0, bytes([1, 2, 3, 4]))
 
 
-def test_a_view_changes_on_update_only() -> None:
+def test_a_change_of_attributes_shows_on_update_only() -> None:
     space, _ = space_of(RULES_10_0)
     memory = ram()
     assert space.read(0, 1) == (2, b"\0")
     space.root.add_subregion(0, memory)
-    assert space.read(0, 1) == (2, b"\0")
-    assert space.generation == 0
-    assert space.update() is space.view
     assert space.read(0, 1) == (0, b"\0")
     assert space.generation == 1
+    memory.enabled = False
+    assert space.read(0, 1) == (0, b"\0")
+    assert space.generation == 1
+    assert space.update() is space.view
+    assert space.read(0, 1) == (2, b"\0")
+    assert space.generation == 2
 
 
 def test_device_without_callbacks_answers_0_and_is_still_checked() -> None:
@@ -130,7 +133,7 @@ def test_a_backing_shorter_than_its_region_is_an_error_not_a_loop() -> None:
 def test_addresses_are_64_bits_wide(address: int) -> None:
     space, _ = space_of(RULES_10_0)
     for act in (lambda: space.read(address, 1), lambda: space.write(address, b"a"),
-                lambda: space.load(address, 1, "little"),
-                lambda: space.store(address, 0, 1, "little")):
+                lambda: space.load_sized(address, 1, "little"),
+                lambda: space.store_sized(address, 0, 1, "little")):
         with pytest.raises(ModelError, match="is not in"):
             act()

@@ -146,6 +146,5 @@ def test_backing_ops_fail_outside_the_backing() -> None:
     assert ops.write(card, 0, 0x0201, 2, UNSPECIFIED) == 0
     assert ops.read(card, 0, 4, UNSPECIFIED) == (0, 0x0201)
     assert ops.read(card, 4, 4, UNSPECIFIED)[0] == ops.write(card, 4, 0, 4, UNSPECIFIED) == 1
-    empty = MemoryRegion.ram_device("empty", 8)
-    assert empty.ops is None
+    empty = MemoryRegion("empty", 8, RegionKind.RAM_DEVICE)
     assert ops.read(empty, 0, 1, UNSPECIFIED)[0] == ops.write(empty, 0, 0, 1, UNSPECIFIED) == 1

@@ -13,11 +13,14 @@ from qemuglue.memory.rules import (
     RULES_7_2,
     RULES_7_2_UNGUARDED,
     RULES_8_1,
+    RULES_9_0,
+    RULES_9_2,
     RULES_10_0,
     RULES_LATEST,
 )
 
-ALL = (RULES_7_2_UNGUARDED, RULES_7_2, RULES_8_1, RULES_10_0, RULES_LATEST)
+ALL = (RULES_7_2_UNGUARDED, RULES_7_2, RULES_8_1, RULES_9_0, RULES_9_2,
+       RULES_10_0, RULES_LATEST)
 
 
 @pytest.mark.parametrize("rules", ALL, ids=lambda rules: rules.name)
@@ -40,7 +43,8 @@ def test_random_maps(rules: Rules) -> None:
 @pytest.mark.parametrize(("version", "rules"), [
     ((5, 2, 0), RULES_7_2_UNGUARDED), ((7, 2, 5), RULES_7_2_UNGUARDED), ((7, 2, 6), RULES_7_2),
     ((7, 2, 22), RULES_7_2), ((8, 0, 5), RULES_7_2_UNGUARDED), ((8, 1), RULES_8_1),
-    ((9, 2, 4), RULES_8_1), ((10, 0, 2), RULES_10_0), ((10, 2), RULES_10_0),
+    ((8, 2, 9), RULES_8_1), ((9, 1), RULES_9_0), ((9, 2, 4), RULES_9_2),
+    ((10, 0, 2), RULES_10_0), ((10, 2), RULES_10_0),
     ((11, 1, 3), RULES_LATEST), ((12,), RULES_LATEST),
 ])
 def test_rules_for_a_version(version: tuple[int, ...], rules: Rules) -> None:

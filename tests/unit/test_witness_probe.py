@@ -58,9 +58,9 @@ class Probed:
         data = b""
         if self.ports and self.rules.ports_single_dispatch:
             if is_write:
-                self.space.store(addr, 0, size, "little")
+                self.space.store_sized(addr, 0, size, "little")
             else:
-                data = self.space.load(addr, size, "little")[1].to_bytes(size, "little")
+                data = self.space.load_sized(addr, size, "little")[1].to_bytes(size, "little")
         elif is_write:
             self.space.write(addr, bytes(size))
         else:

@@ -205,7 +205,7 @@ def test_adopt_range_stays_inside_the_region() -> None:
 
 def test_what_cannot_be_read_is_said_to_be_uncovered() -> None:
     guest = Guest()
-    hidden = MemoryRegion.ram("vga.vram", PAGE)
+    hidden = MemoryRegion("vga.vram", PAGE, RegionKind.RAM)
     guest.witness.add(hidden, None)
     assert hidden in guest.witness.uncovered and hidden.backing is None
     assert guest.witness.coverage() == {"ram": "shared", "vga.vram": "none"}
