@@ -10,6 +10,6 @@
 ``libfuzzer``     the Atheris entry, ``qemuglue-fuzz``; ``feedback`` its counters
 ``breeding``      mutation by operations for the random engine; ``corpus`` keeps inputs
 ``checking``      the check of one machine; ``check_result`` its outcome
-``bench``         judged operations a second
+``bench``         judged operations a second; ``bench_model`` the model by itself
 ================  ==========================================================================
 """
