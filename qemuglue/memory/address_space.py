@@ -95,12 +95,14 @@ class AddressSpace(Dispatcher):
         if self.FOLLOWS:
             topology.adopt(root)
         topology.add_space(self)
+        if self.FOLLOWS:
+            self._draw()
 
     # -- the view --------------------------------------------------------------------------
 
     @property
     def view(self) -> FlatView:
-        """The current view, not counted: good until the next change. Drawn on first use."""
+        """The current view, not counted: good until the next change."""
         return (self._current or self._draw()).view
 
     def _draw(self) -> _Current:

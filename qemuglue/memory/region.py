@@ -14,6 +14,7 @@ space shows is changed without further ado.
 from __future__ import annotations
 
 import enum
+from bisect import bisect_left
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -216,6 +217,8 @@ class MemoryRegion:
             if above is child:
                 raise ModelError(f"region {child.name!r} cannot contain itself")
             above = above.container
+        if self.topology is not None:
+            self.topology.adopt(child)
         with self._change(self.enabled and child.enabled):
             child.addr = addr
             child.priority = priority
@@ -224,15 +227,10 @@ class MemoryRegion:
     def _placed(self, container: MemoryRegion) -> None:
         """Become the newest child of its priority (``memory_region_add_subregion_common``)."""
         siblings = container._children
-        at = next(
-            (at for at, other in enumerate(siblings) if self.priority >= other.priority),
-            len(siblings),
-        )
+        at = bisect_left(siblings, -self.priority, key=_downwards)
         self.container = container
         siblings.insert(at, self)
         self._count_targets()
-        if container.topology is not None:
-            container.topology.adopt(self)
 
     def _count_targets(self) -> None:
         """Tell every region this alias leads to that a container shows it now."""
@@ -472,6 +470,10 @@ class IoEventFd:
         if self.addr != other.addr:
             return False
         return not self.size or not other.size or self.order() == other.order()
+
+
+def _downwards(region: MemoryRegion) -> int:
+    return -region.priority
 
 
 def _memory(size: int, backing: Backing | None) -> Backing:

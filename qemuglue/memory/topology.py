@@ -202,19 +202,22 @@ class Topology:
         Raises ModelError for a region of another topology: one that two machines show.
         """
         waiting = [region]
+        found: set[MemoryRegion] = set()
         while waiting:
             here = waiting.pop()
-            if here.topology is self:
+            if here.topology is self or here in found:
                 continue
             if here.topology is not None and here.topology.spaces:
                 raise ModelError(
                     f"region {here.name!r} belongs to another topology; make both address "
                     "spaces with the same topology="
                 )
-            here.topology = self
+            found.add(here)
             waiting += here.subregions
             if here.alias is not None:
                 waiting.append(here.alias)
+        for here in found:
+            here.topology = self
 
     # -- dirty logging ---------------------------------------------------------------------
 
