@@ -9,6 +9,7 @@ from itertools import product
 
 from qemuglue.errors import ProtocolError
 from qemuglue.memory import AddressSpace, FlatView, MemoryRegion
+from qemuglue.memory.machine_spaces import Binding, bind
 from qemuglue.mirror.facts import NOTHING, Inference
 from qemuglue.mirror.identity import identify
 from qemuglue.mirror.infer import Observed
@@ -83,6 +84,8 @@ class Mirror:
 
     def __init__(self) -> None:
         self.spaces: tuple[MirroredSpace, ...] = ()
+        #: What the spaces have in common: who is in I/O, listeners, dirty memory.
+        self.topology = Topology()
         #: Counts the maps; every judged access belongs to one.
         self.generation = 0
         #: Views right without any inferred fact, as the first map was taken.
@@ -173,6 +176,13 @@ class Mirror:
         """The I/O space."""
         return next((space for space in self.spaces if space.name == _IO_SPACE), None)
 
+    def bind(self) -> Binding:
+        """Let ADDRESS_SPACE_MEMORY and ADDRESS_SPACE_IO stand for this machine, until the
+        result is restored (``with``). The first is QEMU's ``address_space_memory``, not the
+        space of a CPU. Refreshing the mirror keeps them right."""
+        system = next((space for space in self.spaces if space.name == _MEMORY_SPACE), None)
+        return bind(memory=system or self.memory, io=self.io)
+
     def absolute(self, region: MemoryRegion, offset: int = 0) -> int:
         """``offset`` in ``region`` as QEMU's trace prints it (``memory_region_to_absolute_addr``):
         the addresses up its own containers are added, aliases play no part."""
@@ -225,7 +235,7 @@ class Mirror:
             if found is None and len(known) == 1:
                 found = known[0]
             if found is None:
-                found = MirroredSpace(name, root)
+                found = MirroredSpace(name, root, topology=self.topology)
             else:
                 known.remove(found)
                 found.root = root
