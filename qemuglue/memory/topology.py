@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -153,14 +154,22 @@ class Topology:
         old, self._views = self._views, views
         for view in old.values():
             view.unref()
-        for listener in tuple(self.listeners):
-            listener.begin()
-        for space, view in drawn:
-            space.switch(view)
-            update_ioeventfds(space)
-        self._redraw = self._eventfds = False
-        for listener in tuple(self.listeners):
-            listener.commit()
+        with self.announced():
+            for space, view in drawn:
+                space.switch(view)
+                update_ioeventfds(space)
+            self._redraw = self._eventfds = False
+
+    @contextmanager
+    def announced(self) -> Iterator[None]:
+        """Spaces are switched to other views in here: every listener hears of the beginning
+        and of the end."""
+        with self.lock:
+            for listener in tuple(self.listeners):
+                listener.begin()
+            yield
+            for listener in tuple(self.listeners):
+                listener.commit()
 
     def _view_of(
         self, space: AddressSpace, views: dict[MemoryRegion | None, FlatView]

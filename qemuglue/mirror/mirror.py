@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import product
 
 from qemuglue.errors import ProtocolError
-from qemuglue.memory import AddressSpace, FlatView, MemoryRegion
+from qemuglue.memory import AddressSpace, FlatView, MemoryRegion, Topology
 from qemuglue.memory.machine_spaces import Binding, bind
 from qemuglue.mirror.facts import NOTHING, Inference
 from qemuglue.mirror.identity import identify
@@ -247,11 +247,12 @@ class Mirror:
         """Draw every root once and give each space its view."""
         self._views = {}
         drawn: dict[MemoryRegion | None, FlatView] = {}
-        for space in self.spaces:
-            view = self._views.get(space.root)
-            if view is None:
-                view = self._views[space.root] = draw(space.root, drawn)
-            space.show(space.root, view)
+        with self.topology.announced():
+            for space in self.spaces:
+                view = self._views.get(space.root)
+                if view is None:
+                    view = self._views[space.root] = draw(space.root, drawn)
+                space.show(space.root, view)
         self._layout = None
 
     def _judge(self, views: Sequence[FlatText]) -> None:

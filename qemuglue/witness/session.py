@@ -139,6 +139,8 @@ class Session:
     def attach(self) -> None:
         """Connect the model's spaces to this QEMU's witnesses; after every change of the map."""
         self.evidence.new_map()
+        self.mirror.topology.rules = self.rules
+        self.mirror.topology.target_big = self.target_big
         for space in self.mirror.spaces:
             space.rules = self.rules
             space.target_big = self.target_big
