@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from random import Random
 
-from oracle import DECODE_ERROR, TOP, WINDOW, Node, Oracle, Spot, random_contract
+from oracle import TOP, WINDOW, Node, Oracle, Spot, _edges, random_contract
 
 from qemuglue.errors import ModelError
 from qemuglue.memory import RegionKind
@@ -145,18 +145,22 @@ class RustOracle(Oracle):
         if (address + count) % PAGE:
             return False
         cut = address + count
-        before = all(self._same(address, byte) for byte in (cut - PAGE, cut - 1))
-        after = all(self._same(address, byte) for byte in (cut, cut + PAGE - 1))
-        return not (before and after)
-
-    def _same(self, address: int, other: int) -> bool:
-        """Whether two addresses show one section. Sections of these maps that have both ends of
-        a page have all of it, as no two of them are alike."""
-        one, two = self._at(address), self._at(other % TOP)
-        return (
-            0 <= other < TOP and one is not None and two is not None
-            and one.carried_on_by(two, other - address)
+        return not (
+            self._whole(address, cut - PAGE, cut) and self._whole(address, cut, cut + PAGE)
         )
+
+    def _whole(self, address: int, low: int, high: int) -> bool:
+        """Whether [low, high) all shows the section that ``address`` does: asked at both ends,
+        and around every place in between where anything starts or ends."""
+        edges = [edge for edge in _edges(self.root, 0) if low < edge < high]
+        asked = {low, high - 1, *edges, *(edge - 1 for edge in edges)}
+        here = self._at(address)
+        assert here is not None
+        for other in asked:
+            later = self._at(other) if 0 <= other < TOP else None
+            if later is None or not here.carried_on_by(later, other - address):
+                return False
+        return True
 
 
 def in_ram(here: Spot | None) -> bool:
@@ -192,8 +196,3 @@ def rust_map(rng: Random) -> tuple[Node, int]:
         root.add(PAGE - 20, -2, Node("pages", 3 * PAGE + 50, RegionKind.RAM))
         base = rng.choice((PAGE, 2 * PAGE, 3 * PAGE, 4 * PAGE)) - WINDOW // 2
     return root, base
-
-
-__all__ = [
-    "BACKEND", "DECODE_ERROR", "PAGE", "Outcome", "RustOracle", "outcome_of", "rust_map", "told",
-]

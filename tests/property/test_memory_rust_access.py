@@ -120,7 +120,7 @@ def single(rng: Random, pair: Pair, address: int, view: FlatView) -> None:
     pair.check(got, want, f"{cls.__name__} at {address:#x} memory {memory}")
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(RANDOMS)
 def test_random_accesses_to_random_maps(rng: Random) -> None:
     pair = Pair(rng)
@@ -133,7 +133,7 @@ def test_random_accesses_to_random_maps(rng: Random) -> None:
         assert backing is not None and backing.read(0, len(data)) == data, node.name
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(RANDOMS)
 def test_a_section_is_its_part_of_the_view(rng: Random) -> None:
     """The sections are those of the map by the oracle's spots, and an access to one is the same
@@ -162,7 +162,7 @@ def test_a_section_is_its_part_of_the_view(rng: Random) -> None:
                 assert section.check_address(section.len()) is None
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(RANDOMS, st.integers(-10, WINDOW + 4), st.integers(0, 40))
 def test_ranges_are_covered_as_their_bytes_are(rng: Random, skip: int, length: int) -> None:
     pair = Pair(rng)
@@ -180,7 +180,7 @@ def test_ranges_are_covered_as_their_bytes_are(rng: Random, skip: int, length: i
             )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(RANDOMS, st.integers(-10, WINDOW + 4), st.binary(max_size=40), st.booleans(), st.booleans())
 def test_the_rust_face_does_the_first_part_of_what_c_does(
     rng: Random, skip: int, data: bytes, is_write: bool, memory: bool
