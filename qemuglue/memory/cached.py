@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING
 from qemuglue.errors import ModelError
 from qemuglue.memory.attrs import OK, UNSPECIFIED, MemTxAttrs
 from qemuglue.memory.endian import EndianInt, typed_class, typed_value
+from qemuglue.memory.flatview import MemoryRegionSection
 from qemuglue.memory.iommu import translate
 from qemuglue.memory.mapping import extend, host_memory
-from qemuglue.memory.region import MAX_SIZE, MemoryRegion, RegionKind
+from qemuglue.memory.region import MASK64, RegionKind
 
 if TYPE_CHECKING:
     from qemuglue.memory.address_space import AddressSpace
-
-MASK64 = MAX_SIZE - 1
 
 
 class MemoryRegionCache:
@@ -82,8 +81,8 @@ class MemoryRegionCache:
         self._check(offset, kind.size)
         if self._ptr is not None:
             return OK, int(kind.struct.unpack_from(self._ptr, offset)[0])
-        region, at = self._translate(offset, kind.size, False, attrs)[:2]
-        return self.space.load_region(region, at, kind.size, kind.order, attrs)
+        found = self._translate(offset, kind.size, False, attrs)
+        return self.space.load_found(found, kind.size, kind.order, attrs)
 
     def store(self, offset: int, value: EndianInt, attrs: MemTxAttrs = UNSPECIFIED) -> int:
         """The result, one dispatch (``address_space_stw_le_cached`` and its kin)."""
@@ -92,8 +91,8 @@ class MemoryRegionCache:
         if self._ptr is not None:
             value.struct.pack_into(self._ptr, offset, value)
             return OK
-        region, at = self._translate(offset, value.size, True, attrs)[:2]
-        return self.space.store_region(region, at, value, value.size, value.order, attrs)
+        found = self._translate(offset, value.size, True, attrs)
+        return self.space.store_found(found, value, value.size, value.order, attrs)
 
     def invalidate(self, offset: int, access_length: int) -> None:
         """The bytes were written: mark them dirty (``address_space_cache_invalidate``).
@@ -132,19 +131,20 @@ class MemoryRegionCache:
 
     def _translate(
         self, offset: int, length: int, is_write: bool, attrs: MemTxAttrs
-    ) -> tuple[MemoryRegion, int, int]:
+    ) -> tuple[MemoryRegionSection, int, int]:
         """``address_space_translate_cached``: no map, only IOMMUs."""
-        region, at = self.section.region, (self.offset + offset) & MASK64
-        if region.kind is not RegionKind.IOMMU:
-            return region, at, length
-        found = translate(region, at, length, is_write, attrs)
-        return found.section.region, found.offset, found.length
+        section, at = self.section, (self.offset + offset) & MASK64
+        if section.region.kind is not RegionKind.IOMMU:
+            return section, at, length
+        found = translate(section.region, at, length, is_write, attrs)
+        return found.section, found.offset, found.length
 
     def _slow(self, offset: int, buffer: bytearray, data: bytes, is_write: bool) -> int:
         """Pieces by R6 inside one region, whatever lies there in the map."""
         space, view = self.space, self._guard.view
         total = len(data) if is_write else len(buffer)
-        region, at, n = self._translate(offset, total, is_write, UNSPECIFIED)
+        section, at, n = self._translate(offset, total, is_write, UNSPECIFIED)
+        region = section.region
         done, result = 0, OK
         while done < total:
             if is_write:

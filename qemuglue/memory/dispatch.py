@@ -7,10 +7,8 @@ from __future__ import annotations
 
 from qemuglue.memory.attrs import ACCESS_ERROR, DECODE_ERROR, OK, UNSPECIFIED, MemTxAttrs
 from qemuglue.memory.ops import MemoryRegionOps, Observer
-from qemuglue.memory.region import MAX_SIZE, MemoryRegion
+from qemuglue.memory.region import MASK64, MemoryRegion
 from qemuglue.memory.rules import Rules
-
-MASK64 = MAX_SIZE - 1
 
 
 class Dispatcher:

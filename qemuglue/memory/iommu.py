@@ -14,12 +14,10 @@ from typing import TYPE_CHECKING, Protocol
 from qemuglue.errors import ModelError
 from qemuglue.memory.attrs import MemTxAttrs
 from qemuglue.memory.flatview import UNASSIGNED, MemoryRegionSection
-from qemuglue.memory.region import MAX_SIZE, MemoryRegion, RegionKind
+from qemuglue.memory.region import MASK64, MAX_SIZE, MemoryRegion, RegionKind
 
 if TYPE_CHECKING:
     from qemuglue.memory.address_space import AddressSpace
-
-MASK64 = MAX_SIZE - 1
 
 #: IOMMUs one behind the other. QEMU has no limit: two that translate to each other hang it.
 MAX_NESTING = 64

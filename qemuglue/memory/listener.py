@@ -19,7 +19,7 @@ from qemuglue.memory.flatview import UNASSIGNED, FlatView, MemoryRegionSection
 from qemuglue.memory.region import IoEventFd
 
 if TYPE_CHECKING:
-    from qemuglue.memory.address_space import AddressSpace
+    from qemuglue.memory.space_view import SpaceView
 
 
 class MemoryListener:
@@ -30,7 +30,7 @@ class MemoryListener:
     def __init__(self, priority: int = 0) -> None:
         self.priority = priority
         #: The space it is registered with.
-        self.space: AddressSpace | None = None
+        self.space: SpaceView | None = None
 
     def begin(self) -> None:
         """A redraw begins; the views are the old ones."""
@@ -86,7 +86,7 @@ class MemoryListener:
         return getattr(type(self), call) is not getattr(MemoryListener, call)
 
 
-def register(listener: MemoryListener, space: AddressSpace) -> None:
+def register(listener: MemoryListener, space: SpaceView) -> None:
     """Begin to listen; the present map is told at once (``memory_listener_register``).
 
     Raises ModelError for one that is registered already, or that has both forms of ``log_sync``.
@@ -138,7 +138,7 @@ def unregister(listener: MemoryListener) -> None:
         listener.space = None
 
 
-def update(space: AddressSpace, old: Sequence[MemoryRegionSection], new: FlatView) -> None:
+def update(space: SpaceView, old: Sequence[MemoryRegionSection], new: FlatView) -> None:
     """Tell a space's listeners what is different: all deletions, then everything else."""
     listeners = tuple(space.listeners)
     for adding in (False, True):
@@ -183,7 +183,7 @@ def _stayed(
             listener.log_stop(section, old, new)
 
 
-def update_ioeventfds(space: AddressSpace) -> None:
+def update_ioeventfds(space: SpaceView) -> None:
     """Find the ioeventfds that the view shows and tell what changed; nothing is done while no
     listener hears of them (``address_space_update_ioeventfds``)."""
     if not any(one.hears("eventfd_add") or one.hears("eventfd_del") for one in space.listeners):
@@ -221,7 +221,7 @@ def update_ioeventfds(space: AddressSpace) -> None:
 
 
 def notify_coalescing(
-    space: AddressSpace, section: MemoryRegionSection, part: tuple[int, int], *, add: bool
+    space: SpaceView, section: MemoryRegionSection, part: tuple[int, int], *, add: bool
 ) -> None:
     """Tell the space's listeners of a range of the region as far as ``section`` shows it."""
     shown = section.part_of_region(*part)

@@ -13,12 +13,10 @@ from typing import TYPE_CHECKING
 from qemuglue.errors import ModelError
 from qemuglue.memory.attrs import UNSPECIFIED, MemTxAttrs
 from qemuglue.memory.flatview import FlatView
-from qemuglue.memory.region import MAX_SIZE, MemoryRegion
+from qemuglue.memory.region import MASK64, MemoryRegion
 
 if TYPE_CHECKING:
     from qemuglue.memory.address_space import AddressSpace
-
-MASK64 = MAX_SIZE - 1
 
 #: ``DEFAULT_MAX_BOUNCE_BUFFER_SIZE``: bytes of bounce buffers of one space.
 DEFAULT_MAX_BOUNCE_BUFFER_SIZE = 4096

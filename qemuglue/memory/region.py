@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 #: Sizes and addresses are below or at 2^64: QEMU keeps sizes as Int128 for that one value.
 MAX_SIZE = 1 << 64
+#: The last address; addresses wrap behind it.
+MASK64 = MAX_SIZE - 1
 
 
 class RegionKind(enum.Enum):
@@ -412,7 +414,7 @@ class MemoryRegion:
         if self.topology is None:
             return None
         space = self.topology.space_over(root)
-        return None if space is None else space.memory_find(at & (MAX_SIZE - 1), size)
+        return None if space is None else space.memory_find(at & MASK64, size)
 
     def present(self, addr: int) -> bool:
         """Whether something other than this region itself answers at ``addr`` in it
@@ -437,7 +439,7 @@ class MemoryRegion:
         while region.container is not None:
             offset += region.addr
             region = region.container
-        return (offset + region.addr) & (MAX_SIZE - 1)
+        return (offset + region.addr) & MASK64
 
     def __repr__(self) -> str:
         return f"<{self.kind.value} {self.name!r} size {self.size:#x}>"

@@ -29,7 +29,7 @@ from qemuglue.memory.region import MemoryRegion, RegionKind
 from qemuglue.memory.rules import RULES_10_0, Rules
 
 if TYPE_CHECKING:
-    from qemuglue.memory.address_space import AddressSpace
+    from qemuglue.memory.space_view import SpaceView
 
 #: Flags of ``dirty_log_start``: who wants all writes logged (``GLOBAL_DIRTY_*``).
 GLOBAL_DIRTY_MIGRATION = 1
@@ -99,7 +99,7 @@ class Topology:
         self.bounce_in_use = False
         self.bounce_lock = threading.Lock()
         self.map_clients: list[Callable[[], None]] = []
-        self._spaces: list[weakref.ref[AddressSpace]] = []
+        self._spaces: list[weakref.ref[SpaceView]] = []
         self._depth = 0
         self._redraw = False
         self._eventfds = False
@@ -172,7 +172,7 @@ class Topology:
                 listener.commit()
 
     def _view_of(
-        self, space: AddressSpace, views: dict[MemoryRegion | None, FlatView]
+        self, space: SpaceView, views: dict[MemoryRegion | None, FlatView]
     ) -> FlatView:
         root = view_root(space.root)
         view = views.get(root)
@@ -180,7 +180,7 @@ class Topology:
             view = views[root] = render(root, rcu=self.rcu)
         return view
 
-    def draw(self, space: AddressSpace) -> FlatView:
+    def draw(self, space: SpaceView) -> FlatView:
         """A view for a space that has none yet; shared with others that show the same root."""
         with self.lock:
             return self._view_of(space, self._views)
@@ -188,20 +188,20 @@ class Topology:
     # -- spaces and regions ----------------------------------------------------------------
 
     @property
-    def spaces(self) -> list[AddressSpace]:
+    def spaces(self) -> list[SpaceView]:
         """The spaces in the order they were made."""
         return [space for ref in self._spaces if (space := ref()) is not None]
 
-    def add_space(self, space: AddressSpace) -> None:
+    def add_space(self, space: SpaceView) -> None:
         with self.lock:
             self._spaces = [ref for ref in self._spaces if ref() is not None]
             self._spaces.append(weakref.ref(space))
 
-    def remove_space(self, space: AddressSpace) -> None:
+    def remove_space(self, space: SpaceView) -> None:
         with self.lock:
             self._spaces = [ref for ref in self._spaces if ref() not in (None, space)]
 
-    def space_over(self, root: MemoryRegion) -> AddressSpace | None:
+    def space_over(self, root: MemoryRegion) -> SpaceView | None:
         """The oldest space whose root is this region (``memory_region_to_address_space``)."""
         return next((space for space in self.spaces if space.root is root), None)
 

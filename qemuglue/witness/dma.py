@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from qemuglue.memory.address_space import MASK64, AddressSpace
-from qemuglue.memory.region import MemoryRegion
+from qemuglue.memory.address_space import AddressSpace
+from qemuglue.memory.region import MASK64, MemoryRegion
 
 #: Regions whose writes start a DMA that is decoded here.
 KICK_REGIONS = frozenset({"fwcfg.dma"})

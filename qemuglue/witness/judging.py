@@ -13,9 +13,8 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from qemuglue.memory.address_space import MASK64
 from qemuglue.memory.flatview import MemoryRegionSection
-from qemuglue.memory.region import MemoryRegion
+from qemuglue.memory.region import MASK64, MemoryRegion
 from qemuglue.program.operation import Operation
 from qemuglue.qemu.events import Event
 from qemuglue.witness.contracts import Learned, with_endian

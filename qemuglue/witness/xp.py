@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from random import Random
 
 from qemuglue.errors import ProtocolError
-from qemuglue.memory.address_space import MASK64
 from qemuglue.memory.attrs import OK
 from qemuglue.memory.flatview import FlatView, MemoryRegionSection
-from qemuglue.memory.region import MemoryRegion
+from qemuglue.memory.region import MASK64, MemoryRegion
 from qemuglue.witness.account import Account
 from qemuglue.witness.fastmap import kind_of
 from qemuglue.witness.session import Session

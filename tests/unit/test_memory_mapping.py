@@ -24,8 +24,8 @@ from qemuglue.memory import (
     Topology,
     ViewBacking,
 )
-from qemuglue.memory.address_space import FILL_SIZE
 from qemuglue.memory.dirty import CODE, MIGRATION, VGA
+from qemuglue.memory.ranges import FILL_SIZE
 from qemuglue.memory.rules import RULES_7_2, RULES_9_0, RULES_9_2, RULES_10_0
 
 TOP = 1 << 64
