@@ -1,0 +1,317 @@
+"""R14 and R15 on real QEMU: what a virtio device maps, caches, and reads through its caches.
+
+A queue's rings are three ``MemoryRegionCache``; a ring that cannot be cached whole breaks the
+device. Buffers are mapped with ``address_space_map``, piece by piece where a mapping is shorter
+than asked for; the trace tells the number of pieces, and from 9.1 on each call. A buffer that is
+not memory is bounced: read as it is mapped, written as it is unmapped. The whole kick happens
+inside one register write (``ioeventfd=off``).
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import pytest
+from real_stage import Stage, stage, variant
+from virtio_driver import DEVICE, DRIVE, GET_ID, Buffer, Rings, VirtioBlk, table
+from virtio_model import VirtioBlkModel
+
+from qemuglue.memory import AddressSpace, mapping
+from qemuglue.memory.attrs import UNSPECIFIED, MemTxAttrs
+from qemuglue.memory.cached import MemoryRegionCache
+from qemuglue.memory.endian import EndianInt
+from qemuglue.memory.flatview import FlatView, MemoryRegionSection
+from qemuglue.memory.region import MAX_SIZE, MemoryRegion
+from qemuglue.memory.rules import Rules
+from qemuglue.qemu.builds import Build
+
+pytestmark = pytest.mark.qemu
+
+TRACE = ("virtqueue_pop", "address_space_ma*")
+
+#: The message table cuts edu's registers here: what is left of the page is a part of its own.
+CUT = 0xE008_0000
+#: Segments of q35's firmware area made RAM, every other one read-only.
+PAM = {0x91: 0x31, 0x92: 0x13}  # 0xc0000 ro, 0xc4000 rw, 0xc8000 rw, 0xcc000 ro
+SHADOW = 0xC_0000
+
+HEADER, ANSWER = 0x1000, 0x2000
+#: Where RAM may have been written past the model's own account: rings, buffers, all low RAM.
+WINDOWS = ((0, 0xA_0000), (SHADOW, 0x1_0000), (0x20_0000, 0x1_0000), (0x3FF_0000, 0x1_0000))
+
+_POP = re.compile(r"virtqueue_pop .* in_num (\d+) out_num (\d+)")
+_MAP = re.compile(r"address_space_map as:\S+ addr 0x([0-9a-f]+):([0-9a-f]+) write:(\d)")
+
+
+@dataclass
+class Disk:
+    """The device, and the model of it."""
+
+    on: Stage
+    blk: VirtioBlk
+    model: VirtioBlkModel
+
+    def start(self, rings: Rings) -> list[str]:
+        """Start both over ``rings``; how they differ."""
+        before = len(self.on.session.process.stderr_tail(1 << 20))
+        started = self.blk.start(rings, vector=False)
+        said = self.on.session.process.stderr_tail(1 << 20)[before:].strip()
+        if started != self.model.start(rings):
+            return [f"model: {self.model.error or 'started'}; QEMU: {said or 'started'}"]
+        ring = self.model.error[: len("Cannot map xxx")].removeprefix("Cannot ")
+        return [] if ring in said else [f"model: {ring}; QEMU: {said}"]
+
+    def judge(
+        self, buffers: Sequence[Buffer], rings: Rings | None = None, header: bytes = GET_ID
+    ) -> list[str]:
+        """One request of these buffers on a fresh queue; how the two differ."""
+        rings = rings or Rings()
+        on, model = self.on, self.model
+        for addr, data in (
+            (HEADER, header), (ANSWER, bytes(64)), (rings.desc, table(buffers)),
+            (rings.avail, struct.pack("<HHH", 0, 1, 0)), (rings.used, bytes(12)),
+        ):
+            self.put(addr, data)
+        found = self.start(rings)
+        if found or model.error:
+            return found
+        found = on.judged(self.blk.kick, model.kick, WINDOWS)
+        texts = "\n".join(on.texts)
+        popped = [(int(a), int(b)) for a, b in _POP.findall(texts)]
+        if popped != model.popped:
+            found.append(f"model: {model.popped} segments; QEMU: {popped}")
+        maps = [(int(a, 16), int(n, 16), w == "1") for a, n, w in _MAP.findall(texts)]
+        if maps != model.maps and on.session.config.build.version_tuple >= (9, 1):
+            found.append(f"model maps {model.maps}; QEMU: {maps}")
+        if self.blk.broken != bool(model.error):
+            found.append(f"model: {model.error or 'works'}; QEMU: broken {self.blk.broken}")
+        return found
+
+    def put(self, addr: int, data: bytes) -> None:
+        """Bytes for both sides; behind the VGA's window they are 4 bytes apart."""
+        if 0xA_0000 <= addr < 0xC_0000:
+            spaced = b"".join(bytes([byte, 0, 0, 0]) for byte in data)
+            self.on.prepare(self.vram + 4 * (addr - 0xA_0000), spaced)
+        elif self.on.memory.view.lookup(addr).region.name == "pc.ram":
+            self.on.prepare(addr, data)
+
+    @property
+    def vram(self) -> int:
+        view = self.on.memory.view
+        return next(s.start for s in view.sections if s.region.name == "vga.vram")
+
+
+@pytest.fixture(scope="module")
+def disk(build: Build) -> Iterator[Disk]:
+    with stage(build, "edu", "pci-testdev", "VGA", DEVICE, args=DRIVE, trace=TRACE) as on:
+        blk = VirtioBlk(on.qtest, on.session.mirror)
+        blk.master()
+        blk.move_table(CUT)
+        for register, value in PAM.items():
+            on.qtest.outl(0xCF8, 0x8000_0000 | register & ~3)
+            on.qtest.outb(0xCFC + (register & 3), value)
+        on.remapped()
+        yield Disk(on, blk, VirtioBlkModel(on.memory, on.space("virtio-blk-pci")))
+
+
+def bad(disk: Disk, cases: Sequence[tuple[object, ...]]) -> dict[str, list[str]]:
+    """Complaints by case."""
+    found = {}
+    for case in cases:
+        if complaints := disk.judge(*case):  # type: ignore[arg-type]
+            found[str(case)] = complaints
+    return found
+
+
+ID = (Buffer(HEADER, 16), Buffer(ANSWER, 21, write=True))
+
+# -- R15: what can be cached ----------------------------------------------------------------------
+
+PLACES = (
+    0x400_0000, 0xA_0000, 0xB_FFFF, 0xC_0000, 0xC_4000, 0xD_0000, 0xE_0000, 0x10_0000,
+    0xFED0_0000, 0xFED0_0400, 0xFEC0_1000, 0x1_0000_0000, 0xE010_0000, 0xE010_1000,
+    CUT, CUT + 0x20, CUT + 0x800, CUT + 0x808, CUT + 0x1000, CUT + 0x2000, 0x1000_0000, MAX_SIZE,
+)
+
+
+def test_what_can_be_cached(disk: Disk) -> None:
+    """R15: a cache ends with its section's dispatch, memory goes on as long as it is one
+    region's; nothing has no end."""
+    found = {}
+    started = broken = 0
+    for place in PLACES:
+        for ring in ("desc", "avail", "used"):
+            for num in (2, 16):
+                for before in (0, 2, 24, 64, 4096 - 16):
+                    rings = replace(Rings(num=num), **{ring: (place - before) % MAX_SIZE})
+                    if complaints := disk.start(rings):
+                        found[ring, hex(place - before), num] = complaints
+                    started += not disk.model.error
+                    broken += bool(disk.model.error)
+    assert found == {}
+    assert started > 100 and broken > 100
+
+
+# -- R15: reading and writing through a cache -----------------------------------------------------
+
+VGA, HPET, EDU, TESTDEV = 0xA_0100, 0xFED0_0100, 0xE000_0080, 0xE010_0000
+RINGS = (
+    Rings(), Rings(avail=VGA), Rings(desc=VGA), Rings(used=VGA), Rings(used=HPET),
+    Rings(used=HPET + 2), Rings(used=EDU), Rings(used=TESTDEV), Rings(used=TESTDEV + 1),
+    Rings(avail=HPET), Rings(desc=HPET), Rings(avail=EDU), Rings(desc=EDU), Rings(desc=EDU + 4),
+    Rings(used=0x1000_0000), Rings(avail=0x1000_0000), Rings(desc=0x1000_0000),
+    Rings(used=0xE_8000), Rings(avail=0xD_8000), Rings(desc=0xD_8000), Rings(used=0xFFFF_FF80),
+    Rings(used=0xC_3FE0), Rings(avail=0xC_3FFA), Rings(desc=0xC_3FF0), Rings(used=CUT + 0x818),
+)
+
+
+def test_access_through_a_cache(disk: Disk) -> None:
+    """R15: one dispatch for a sized access, pieces by R6 for a longer one; before 9.0 the second
+    piece and those behind it went to the map, at the offset in the cache."""
+    assert bad(disk, [(ID, rings) for rings in RINGS]) == {}
+
+
+# -- R14 ------------------------------------------------------------------------------------------
+
+
+def outs(*buffers: tuple[int, int]) -> tuple[Buffer, ...]:
+    """A request that reads these after its header."""
+    return (Buffer(HEADER, 16), *(Buffer(*each) for each in buffers), *ID[1:])
+
+
+def ins(*buffers: tuple[int, int]) -> tuple[Buffer, ...]:
+    """A request whose answer of 20 bytes and a status goes there."""
+    return (*ID[:1], *(Buffer(*each, write=True) for each in buffers))
+
+
+HOLE = 0x1000_0000
+OUTS = (
+    outs((HPET, 16)), outs((HPET + 2, 9)), outs((0xFED0_03F0, 0x20)), outs((TESTDEV, 7)),
+    outs((0x3FF_FFF0, 0x40)), outs((0x9_FFF8, 0x20)), outs((0xF_FF00, 0x200)),
+    outs((0xD_FF00, 0x200)), outs((0xB_FFF0, 0x20)), outs((0xFFFF_FFF0, 0x20)),
+    outs((0xC_3FF0, 0x20)), outs((0xC_3000, 0xA000)), outs((0xC_FFF0, 0x20)),
+    # One bounce buffer of a page, or 4096 bytes of them.
+    outs((HPET, 16), (EDU, 16)), outs((HOLE, 4096)), outs((HOLE, 4097)), outs((HOLE, 5000)),
+    outs((HOLE, 4000), (HOLE, 96)), outs((HOLE, 4000), (HOLE, 97)), outs((HOLE + 3, 100)),
+    outs((HPET, 8), (0x3000, 8), (EDU, 8), (0x5000, 8)), outs((0xC_3FF0, 0)),
+    (Buffer(HPET, 16), *ID[1:]), (Buffer(HEADER, 8), *ID[1:]),
+    (Buffer(HEADER, 8), Buffer(HEADER + 8, 8), *ID[1:]),
+)
+INS = (
+    ins((ANSWER, 20), (ANSWER + 32, 1)), ins((HPET, 21)), ins((HPET, 20), (ANSWER, 1)),
+    ins((HPET + 4, 12), (ANSWER, 9)), ins((0x3FF_FFF8, 16), (ANSWER, 5)),
+    ins((0x9_FFF8, 21)), ins((0xF_FFF0, 21)), ins((0xD_0000, 21)), ins((0xE_0001, 21)),
+    ins((HOLE, 21)), ins((TESTDEV + 1, 21)), ins((0xFED0_03F8, 21)), ins((0xC_3FF8, 21)),
+    ins((HPET, 8), (EDU, 8), (ANSWER, 5)), ins((VGA, 21)), ins((0x3FF_FFFF, 1), (ANSWER, 20)),
+    (Buffer(HEADER, 8), Buffer(HPET, 21, write=True)),
+)
+
+
+@pytest.mark.parametrize("requests", [OUTS, INS], ids=["read", "written"])
+def test_what_is_mapped(disk: Disk, requests: Sequence[tuple[Buffer, ...]]) -> None:
+    """R14: where a mapping ends, what is bounced and how much of it, and what is written back."""
+    assert bad(disk, [(request,) for request in requests]) == {}
+
+
+def test_the_limits_were_met(disk: Disk) -> None:
+    """The cases above mean something: what is known from elsewhere of their results."""
+    budget = disk.on.session.config.build.version_tuple >= (9, 2)
+    results = {}
+    for request in OUTS:
+        disk.judge(request)
+        results[request] = disk.model.error
+    spent = "virtio: bogus descriptor or out of resources"
+    assert results[outs((HPET, 16), (EDU, 16))] == ("" if budget else spent)
+    assert results[outs((HOLE, 4096))] == ""
+    assert results[outs((HOLE, 4097))] == spent
+    assert results[outs((HOLE, 4000), (HOLE, 96))] == ("" if budget else spent)
+    assert results[outs((HOLE, 4000), (HOLE, 97))] == spent
+
+
+# -- wrong models are seen ------------------------------------------------------------------------
+
+
+class _WholeSections(Rules):
+    def dispatch_end(self, section: MemoryRegionSection, addr: int, page_bits: int) -> int:
+        return section.start + section.size if section.assigned else MAX_SIZE
+
+
+class _HolesEnd(Rules):
+    def dispatch_end(self, section: MemoryRegionSection, addr: int, page_bits: int) -> int:
+        end = super().dispatch_end(section, addr, page_bits)
+        return end if section.assigned else section.start + section.size
+
+
+@pytest.mark.parametrize(("wrong", "rings"), [
+    (_WholeSections, Rings(desc=CUT + 0x1000 - 24)),
+    (_HolesEnd, Rings(desc=0xFED0_0000 - 24)),
+])
+def test_wrong_ends_are_seen(disk: Disk, wrong: type[Rules], rings: Rings) -> None:
+    right = disk.on.session.rules
+    assert disk.start(rings) == []
+    disk.on.judge_by(variant(right, wrong))
+    try:
+        assert disk.start(rings) != []
+    finally:
+        disk.on.judge_by(right)
+
+
+@pytest.mark.parametrize(("name", "case"), [
+    ("bounce_budget", (outs((HPET, 16), (EDU, 16)),)),
+    ("cached_slow_relative", (ID, Rings(desc=VGA))),
+    ("cached_slow_relative", (ID, Rings(used=EDU))),
+])
+def test_another_version_is_seen(disk: Disk, name: str, case: tuple[object, ...]) -> None:
+    right = disk.on.session.rules
+    assert bad(disk, [case]) == {}
+    disk.on.judge_by(replace(right, **{name: not getattr(right, name)}))
+    try:
+        assert bad(disk, [case]) != {}
+    finally:
+        disk.on.judge_by(right)
+
+
+def _not_extended(
+    space: AddressSpace, view: FlatView, addr: int, wanted: int, region: MemoryRegion,
+    base: int, length: int, is_write: bool, attrs: MemTxAttrs,
+) -> int:
+    return length
+
+
+def test_a_mapping_that_is_not_extended_is_seen(
+    disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mapping, "extend", _not_extended)
+    assert bad(disk, [(outs((0xC_3FF0, 0x20)),)]) != {}
+    assert bad(disk, [(outs((0xC_3FE0, 0x20)),)]) == {}
+
+
+_unmap = mapping.unmap_memory
+
+
+def _written_whole(space: AddressSpace, mapped: mapping.Mapping, access_length: int) -> None:
+    _unmap(space, mapped, len(mapped) if mapped.is_write else access_length)
+
+
+def test_an_unmap_that_writes_all_is_seen(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = ((Buffer(HEADER, 8), Buffer(HPET, 21, write=True)),)
+    assert bad(disk, [case]) == {}
+    monkeypatch.setattr(mapping, "unmap_memory", _written_whole)
+    assert bad(disk, [case]) != {}
+
+
+def _cut(
+    cache: MemoryRegionCache, offset: int, kind: type[EndianInt], attrs: MemTxAttrs = UNSPECIFIED
+) -> tuple[int, int]:
+    result, data = cache.read(offset, kind.size)
+    return result, int.from_bytes(data, kind.order)
+
+
+def test_a_cached_load_that_is_cut_is_seen(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = (ID, Rings(used=TESTDEV + 1))
+    assert bad(disk, [case]) == {}
+    monkeypatch.setattr(MemoryRegionCache, "load", _cut)
+    assert bad(disk, [case]) != {}
