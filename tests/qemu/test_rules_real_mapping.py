@@ -9,14 +9,13 @@ inside one register write (``ioeventfd=off``).
 
 from __future__ import annotations
 
-import re
-import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import pytest
-from real_stage import Stage, stage, variant
-from virtio_driver import DEVICE, DRIVE, GET_ID, Buffer, Rings, VirtioBlk, table
+from real_stage import stage, variant
+from virtio_disk import ANSWER, HEADER, ID, TRACE, Disk
+from virtio_driver import DEVICE, DRIVE, Buffer, Rings, VirtioBlk
 from virtio_model import VirtioBlkModel
 
 from qemuglue.memory import AddressSpace, mapping
@@ -30,78 +29,11 @@ from qemuglue.qemu.builds import Build
 
 pytestmark = pytest.mark.qemu
 
-TRACE = ("virtqueue_pop", "address_space_ma*")
-
 #: The message table cuts edu's registers here: what is left of the page is a part of its own.
 CUT = 0xE008_0000
 #: Segments of q35's firmware area made RAM, every other one read-only.
 PAM = {0x91: 0x31, 0x92: 0x13}  # 0xc0000 ro, 0xc4000 rw, 0xc8000 rw, 0xcc000 ro
 SHADOW = 0xC_0000
-
-HEADER, ANSWER = 0x1000, 0x2000
-#: Where RAM may have been written past the model's own account: rings, buffers, all low RAM.
-WINDOWS = ((0, 0xA_0000), (SHADOW, 0x1_0000), (0x20_0000, 0x1_0000), (0x3FF_0000, 0x1_0000))
-
-_POP = re.compile(r"virtqueue_pop .* in_num (\d+) out_num (\d+)")
-_MAP = re.compile(r"address_space_map as:\S+ addr 0x([0-9a-f]+):([0-9a-f]+) write:(\d)")
-
-
-@dataclass
-class Disk:
-    """The device, and the model of it."""
-
-    on: Stage
-    blk: VirtioBlk
-    model: VirtioBlkModel
-
-    def start(self, rings: Rings) -> list[str]:
-        """Start both over ``rings``; how they differ."""
-        before = len(self.on.session.process.stderr_tail(1 << 20))
-        started = self.blk.start(rings, vector=False)
-        said = self.on.session.process.stderr_tail(1 << 20)[before:].strip()
-        if started != self.model.start(rings):
-            return [f"model: {self.model.error or 'started'}; QEMU: {said or 'started'}"]
-        ring = self.model.error[: len("Cannot map xxx")].removeprefix("Cannot ")
-        return [] if ring in said else [f"model: {ring}; QEMU: {said}"]
-
-    def judge(
-        self, buffers: Sequence[Buffer], rings: Rings | None = None, header: bytes = GET_ID
-    ) -> list[str]:
-        """One request of these buffers on a fresh queue; how the two differ."""
-        rings = rings or Rings()
-        on, model = self.on, self.model
-        for addr, data in (
-            (HEADER, header), (ANSWER, bytes(64)), (rings.desc, table(buffers)),
-            (rings.avail, struct.pack("<HHH", 0, 1, 0)), (rings.used, bytes(12)),
-        ):
-            self.put(addr, data)
-        found = self.start(rings)
-        if found or model.error:
-            return found
-        found = on.judged(self.blk.kick, model.kick, WINDOWS)
-        texts = "\n".join(on.texts)
-        popped = [(int(a), int(b)) for a, b in _POP.findall(texts)]
-        if popped != model.popped:
-            found.append(f"model: {model.popped} segments; QEMU: {popped}")
-        maps = [(int(a, 16), int(n, 16), w == "1") for a, n, w in _MAP.findall(texts)]
-        if maps != model.maps and on.session.config.build.version_tuple >= (9, 1):
-            found.append(f"model maps {model.maps}; QEMU: {maps}")
-        if self.blk.broken != bool(model.error):
-            found.append(f"model: {model.error or 'works'}; QEMU: broken {self.blk.broken}")
-        return found
-
-    def put(self, addr: int, data: bytes) -> None:
-        """Bytes for both sides; behind the VGA's window they are 4 bytes apart."""
-        if 0xA_0000 <= addr < 0xC_0000:
-            spaced = b"".join(bytes([byte, 0, 0, 0]) for byte in data)
-            self.on.prepare(self.vram + 4 * (addr - 0xA_0000), spaced)
-        elif self.on.memory.view.lookup(addr).region.name == "pc.ram":
-            self.on.prepare(addr, data)
-
-    @property
-    def vram(self) -> int:
-        view = self.on.memory.view
-        return next(s.start for s in view.sections if s.region.name == "vga.vram")
 
 
 @pytest.fixture(scope="module")
@@ -116,17 +48,6 @@ def disk(build: Build) -> Iterator[Disk]:
         on.remapped()
         yield Disk(on, blk, VirtioBlkModel(on.memory, on.space("virtio-blk-pci")))
 
-
-def bad(disk: Disk, cases: Sequence[tuple[object, ...]]) -> dict[str, list[str]]:
-    """Complaints by case."""
-    found = {}
-    for case in cases:
-        if complaints := disk.judge(*case):  # type: ignore[arg-type]
-            found[str(case)] = complaints
-    return found
-
-
-ID = (Buffer(HEADER, 16), Buffer(ANSWER, 21, write=True))
 
 # -- R15: what can be cached ----------------------------------------------------------------------
 
@@ -171,7 +92,7 @@ RINGS = (
 def test_access_through_a_cache(disk: Disk) -> None:
     """R15: one dispatch for a sized access, pieces by R6 for a longer one; before 9.0 the second
     piece and those behind it went to the map, at the offset in the cache."""
-    assert bad(disk, [(ID, rings) for rings in RINGS]) == {}
+    assert disk.bad([(ID, rings) for rings in RINGS]) == {}
 
 
 # -- R14 ------------------------------------------------------------------------------------------
@@ -213,7 +134,7 @@ INS = (
 @pytest.mark.parametrize("requests", [OUTS, INS], ids=["read", "written"])
 def test_what_is_mapped(disk: Disk, requests: Sequence[tuple[Buffer, ...]]) -> None:
     """R14: where a mapping ends, what is bounced and how much of it, and what is written back."""
-    assert bad(disk, [(request,) for request in requests]) == {}
+    assert disk.bad([(request,) for request in requests]) == {}
 
 
 def test_the_limits_were_met(disk: Disk) -> None:
@@ -266,10 +187,10 @@ def test_wrong_ends_are_seen(disk: Disk, wrong: type[Rules], rings: Rings) -> No
 ])
 def test_another_version_is_seen(disk: Disk, name: str, case: tuple[object, ...]) -> None:
     right = disk.on.session.rules
-    assert bad(disk, [case]) == {}
+    assert disk.bad([case]) == {}
     disk.on.judge_by(replace(right, **{name: not getattr(right, name)}))
     try:
-        assert bad(disk, [case]) != {}
+        assert disk.bad([case]) != {}
     finally:
         disk.on.judge_by(right)
 
@@ -285,8 +206,8 @@ def test_a_mapping_that_is_not_extended_is_seen(
     disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(mapping, "extend", _not_extended)
-    assert bad(disk, [(outs((0xC_3FF0, 0x20)),)]) != {}
-    assert bad(disk, [(outs((0xC_3FE0, 0x20)),)]) == {}
+    assert disk.bad([(outs((0xC_3FF0, 0x20)),)]) != {}
+    assert disk.bad([(outs((0xC_3FE0, 0x20)),)]) == {}
 
 
 _unmap = mapping.unmap_memory
@@ -298,9 +219,9 @@ def _written_whole(space: AddressSpace, mapped: mapping.Mapping, access_length: 
 
 def test_an_unmap_that_writes_all_is_seen(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
     case = ((Buffer(HEADER, 8), Buffer(HPET, 21, write=True)),)
-    assert bad(disk, [case]) == {}
+    assert disk.bad([case]) == {}
     monkeypatch.setattr(mapping, "unmap_memory", _written_whole)
-    assert bad(disk, [case]) != {}
+    assert disk.bad([case]) != {}
 
 
 def _cut(
@@ -312,6 +233,6 @@ def _cut(
 
 def test_a_cached_load_that_is_cut_is_seen(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
     case = (ID, Rings(used=TESTDEV + 1))
-    assert bad(disk, [case]) == {}
+    assert disk.bad([case]) == {}
     monkeypatch.setattr(MemoryRegionCache, "load", _cut)
-    assert bad(disk, [case]) != {}
+    assert disk.bad([case]) != {}
