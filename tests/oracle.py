@@ -337,8 +337,8 @@ class Oracle:
 
     def _whole(self, address: int, size: int) -> bool:
         """Whether a single access lies in one part of memory. No section of these maps has a
-        whole page, so each page has parts of its own."""
-        return self._left(address, size) == size and address // PAGE == (address + size - 1) // PAGE
+        whole page, so every page is a part of its own."""
+        return self._left(address, size) == size <= PAGE - address % PAGE
 
     def _left(self, address: int, limit: int) -> int:
         """Bytes from ``address`` on that are of one section, up to ``limit``."""
@@ -357,7 +357,7 @@ class Oracle:
         if here is not None:
             offset = here.offset
             if _is_memory(here):
-                left = self._left(address, left)
+                left = min(self._left(address, left), PAGE - address % PAGE)
             elif here.leaf.kind in (RegionKind.IO, RegionKind.ROM_DEVICE):
                 cap = here.leaf.contract.valid_max or 4
                 unaligned = here.leaf.contract.impl_unaligned

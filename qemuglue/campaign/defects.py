@@ -52,13 +52,17 @@ class _AlignmentIgnored(Rules):
 
 
 class _ClampOffByOne(Rules):
-    def clamp(self, section: MemoryRegionSection, addr: int, length: int) -> int:
-        clamped = super().clamp(section, addr, length)
+    def clamp(
+        self, section: MemoryRegionSection, addr: int, length: int, page_bits: int = 12
+    ) -> int:
+        clamped = super().clamp(section, addr, length, page_bits)
         return max(1, clamped - 1) if clamped < length else clamped
 
 
 class _NoClamp(Rules):
-    def clamp(self, section: MemoryRegionSection, addr: int, length: int) -> int:
+    def clamp(
+        self, section: MemoryRegionSection, addr: int, length: int, page_bits: int = 12
+    ) -> int:
         return length
 
 

@@ -50,7 +50,7 @@ class AddressSpace(Ranges):
             at = bisect_right(current.starts, addr) - 1
             plain = current.loads[at]
             if plain is None:
-                plain = current.loads[at] = self._plain(current.view.cover[at], False)
+                plain = current.loads[at] = self._plain(current.view, at, False)
             if plain and plain[0] <= addr and addr + known[0] <= plain[1]:
                 return OK, known[1](plain[2], addr - plain[0])[0]
             return self._load(current.view, addr, kind.size, kind.order, attrs)
@@ -70,7 +70,7 @@ class AddressSpace(Ranges):
             at = bisect_right(current.starts, addr) - 1
             plain = current.stores[at]
             if plain is None:
-                plain = current.stores[at] = self._plain(current.view.cover[at], True)
+                plain = current.stores[at] = self._plain(current.view, at, True)
             if plain and plain[0] <= addr and addr + known[0] <= plain[1]:
                 known[1](plain[2], addr - plain[0], value)
                 return OK
@@ -129,13 +129,11 @@ class AddressSpace(Ranges):
         self, found: tuple[MemoryRegionSection, int, int], size: int, order: ByteOrder,
         attrs: MemTxAttrs,
     ) -> tuple[int, int]:
-        """R10 where ``translate`` led: (result, value in ``order``)."""
+        """R10 where ``translate`` led: (result, value in ``order``). Where fewer than ``size``
+        bytes of RAM are left the whole access is dispatched, and RAM refuses it."""
         section, offset, n = found
         region = section.region
-        if (
-            n >= size and self.rules.direct_read(region) and region.backing is not None
-            and self._in_one_part(section, region, offset, size)
-        ):
+        if n >= size and self.rules.direct_read(region) and region.backing is not None:
             data = region.backing.read(offset, size)
             if len(data) < size:
                 raise ModelError(
@@ -160,26 +158,12 @@ class AddressSpace(Ranges):
         """R10 where ``translate`` led: the result; ``value`` is in ``order``."""
         section, offset, n = found
         region = section.region
-        if (
-            n >= size and self.rules.direct_write(region, attrs) and region.backing is not None
-            and self._in_one_part(section, region, offset, size)
-        ):
+        if n >= size and self.rules.direct_write(region, attrs) and region.backing is not None:
             region.backing.write(offset, value.to_bytes(size, order))
             self.mark_dirty(region, offset, size)
             return OK
         value = self._reorder(region, value, size, order)
         return self.dispatch_write(region, offset, value, size, attrs)
-
-    def _in_one_part(
-        self, section: MemoryRegionSection, region: MemoryRegion, offset: int, size: int
-    ) -> bool:
-        """R10: RAM's sections are dispatched in parts that end with pages; a single access over
-        the end of one is no memory access."""
-        if not region.is_ram:
-            return True
-        addr = section.start + offset - section.offset
-        end = self.rules.dispatch_end(section, addr, self.topology.page_bits)
-        return addr + size <= end
 
     def _reorder(self, region: MemoryRegion, value: int, size: int, order: ByteOrder) -> int:
         big = self.rules.big(region.contract, self.target_big)
@@ -187,17 +171,17 @@ class AddressSpace(Ranges):
             return value
         return int.from_bytes(value.to_bytes(size, "big"), "little")
 
-    def _plain(self, section: MemoryRegionSection, is_write: bool) -> Plain:
+    def _plain(self, view: FlatView, at: int, is_write: bool) -> Plain:
         """Whether single accesses to the section need nothing but its bytes: RAM in whole
         pages, in memory of ours, that nobody logs."""
+        section = view.cover[at]
         region, backing = section.region, section.region.backing
-        page = (1 << self.topology.page_bits) - 1
         end = section.start + section.size
         if (
             not isinstance(backing, (ByteBacking, ViewBacking)) or not region.is_ram
             or not self.is_direct(region, is_write, UNSPECIFIED)
-            or (section.start | end) & page
-            or self.rules.clamp(section, section.start, section.size + 1) != section.size
+            or (section.start | end) & ((1 << self.page_bits) - 1)
+            or self.section_in(view, section.start, section.size + 1)[2] != section.size
         ):
             return False
         if is_write and (

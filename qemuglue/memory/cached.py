@@ -39,7 +39,7 @@ class MemoryRegionCache:
         view = guard.view
         section, offset, n = space.section_in(view, addr, length)
         region = section.region
-        n = min(n, space.rules.dispatch_end(section, addr, space.topology.page_bits) - addr)
+        n = min(n, space.rules.dispatch_end(section, addr, space.page_bits) - addr)
         self.section = section
         self.offset = offset
         self._ptr: memoryview | None = None

@@ -35,8 +35,9 @@ class Ranges(SpaceView):
     ) -> tuple[MemoryRegionSection, int, int]:
         """R7 on one view, without asking an IOMMU (``address_space_translate_internal``)."""
         section = view.cover[bisect_right(view.starts, addr) - 1]
-        rules = self.rules
-        return section, rules.region_offset(section, addr), rules.clamp(section, addr, length)
+        rules = self._rules
+        n = rules.clamp(section, addr, length, self.page_bits)
+        return section, rules.region_offset(section, addr), n
 
     def translate_section(
         self, addr: int, length: int

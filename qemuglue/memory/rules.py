@@ -149,21 +149,25 @@ class Rules:
         starts somewhere inside the region."""
         return addr - section.start + section.offset
 
-    def clamp(self, section: MemoryRegionSection, addr: int, length: int) -> int:
-        """R7 (``address_space_translate_internal``): bytes of ``length`` that belong to this
-        section. Only RAM is clamped: an access to a device may run over its end."""
+    def clamp(
+        self, section: MemoryRegionSection, addr: int, length: int, page_bits: int = 12
+    ) -> int:
+        """R7 (``address_space_translate_internal``): bytes of ``length`` that are dispatched
+        with this address. Only RAM is clamped: an access to a device may run over its end."""
         if section.region.is_ram:
-            return min(length, section.start + section.size - addr)
+            return min(length, self.dispatch_end(section, addr, page_bits) - addr)
         return length
 
     def dispatch_end(self, section: MemoryRegionSection, addr: int, page_bits: int) -> int:
         """R7 (``flatview_add_to_dispatch``): where the part of ``section`` ends that ``addr``
         is dispatched with. A section is cut into a first part up to a page boundary, all its
         whole pages, and a last part. Memory nobody claims never ends."""
+        end = section.start + section.size
+        page = 1 << page_bits
+        if not (section.start | end) & (page - 1) and section.assigned:
+            return end
         if not section.assigned:
             return MAX_SIZE
-        page = 1 << page_bits
-        end = section.start + section.size
         first = -(-section.start // page) * page
         last = end // page * page
         if addr < first:

@@ -60,6 +60,7 @@ class SpaceView(Dispatcher):
         self.name = name
         self.root = root
         self.topology = topology
+        self.page_bits = topology.page_bits
         #: Counts the views; every judged access belongs to one.
         self.generation = 0
         #: In the order they are called.
