@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from qemuglue.errors import QemuglueError
 from qemuglue.memory.address_space import AddressSpace
 from qemuglue.memory.region import MemoryRegion
+from qemuglue.qemu.backings import ProcBacking, SharedBacking
 from qemuglue.qemu.guest_ram import Hva, ProcMem, SharedRam, hva_of
 from qemuglue.qemu.libc import differing_ranges
 from qemuglue.qemu.process import QemuProcess
@@ -65,11 +66,36 @@ def source_for(
     process: QemuProcess, procmem: ProcMem, memory: AddressSpace, region: MemoryRegion
 ) -> RamSource | None:
     """The best source for a region in view of ``memory``, or None."""
-    shared = process.ram
-    if shared is not None and region.name == process.config.ram_id and region.size == shared.size:
+    shared = _shared(process, region)
+    if shared is not None:
         return SharedSource(shared)
     if region.size > MAX_PROCMEM:
         return None
+    host = _host(process, memory, region)
+    return None if host is None else ProcSource(procmem, host, region.size)
+
+
+def live_backing(
+    process: QemuProcess, procmem: ProcMem, memory: AddressSpace, region: MemoryRegion
+) -> SharedBacking | ProcBacking | None:
+    """QEMU's own memory of a RAM-like region in view of ``memory``, to be its ``backing``: then
+    accesses through the model read and write what QEMU sees. None where it cannot be reached."""
+    shared = _shared(process, region)
+    if shared is not None:
+        return SharedBacking(shared)
+    host = _host(process, memory, region)
+    return None if host is None else ProcBacking(procmem, host, region.size)
+
+
+def _shared(process: QemuProcess, region: MemoryRegion) -> SharedRam | None:
+    shared = process.ram
+    if shared is not None and region.name == process.config.ram_id and region.size == shared.size:
+        return shared
+    return None
+
+
+def _host(process: QemuProcess, memory: AddressSpace, region: MemoryRegion) -> int | None:
+    """Where the region's first byte is in QEMU's process."""
     section = next(s for s in memory.view.sections if s.region is region)
     try:
         found = hva_of(process.monitor, section.start)
@@ -77,7 +103,7 @@ def source_for(
         return None
     if not isinstance(found, Hva) or found.region != region.name:
         return None
-    return ProcSource(procmem, found.address - section.offset, region.size)
+    return found.address - section.offset
 
 
 def data_extents(fd: int, size: int) -> Iterator[tuple[int, int]]:
