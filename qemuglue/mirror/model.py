@@ -14,6 +14,7 @@ from itertools import count, pairwise
 
 from qemuglue.errors import ProtocolError
 from qemuglue.memory import Contract, MemoryRegion, RegionKind
+from qemuglue.memory.contract import UNASSIGNED_CONTRACT
 from qemuglue.mirror.facts import Facts, Kin, Pair
 from qemuglue.mirror.identity import Identity, RegionKey, Spec
 from qemuglue.mirror.order import arrange
@@ -178,6 +179,8 @@ class Model:
             region.romd = False
             return
         region.kind = RegionKind.CONTAINER if device else _KINDS[kind]
+        if region.kind in (RegionKind.RAM, RegionKind.ROM):
+            region.contract = UNASSIGNED_CONTRACT
         region.is_ram = region.kind in _RAM
         region.romd = region.kind is RegionKind.ROM_DEVICE
         self._set_readonly(region)
