@@ -82,8 +82,10 @@ class Disk:
         if 0xA_0000 <= addr < 0xC_0000:
             spaced = b"".join(bytes([byte, 0, 0, 0]) for byte in data)
             self.on.prepare(self.vram + 4 * (addr - 0xA_0000), spaced)
-        elif self.on.memory.view.lookup(addr).region.name == "pc.ram":
-            self.on.prepare(addr, data)
+            return
+        section = self.on.memory.view.lookup(addr)
+        if section.region.name == "pc.ram":
+            self.on.prepare(addr, data[: section.last + 1 - addr])
 
     @property
     def vram(self) -> int:

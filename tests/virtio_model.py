@@ -16,6 +16,7 @@ from qemuglue.memory import AddressSpace, MemTxAttrs
 from qemuglue.memory.cached import MemoryRegionCache
 from qemuglue.memory.endian import Le16, Le32
 from qemuglue.memory.mapping import Mapping
+from qemuglue.memory.region import MAX_SIZE
 
 _GET_ID = 8
 _UNSUPPORTED = 2
@@ -35,11 +36,17 @@ class Chain:
 
 
 class VirtioBlkModel:
-    """``dma`` is the space of rings and buffers, ``bus`` that of interrupt messages."""
+    """``dma`` is the space of rings and buffers, ``bus`` that of interrupt messages, ``undo`` the
+    one through which a request that cannot be mapped whole is unmapped: from 9.2 on, when each
+    space got a budget for bounce buffers, to 10.1 a wrong one behind an IOMMU, where the device's
+    budget was lost (``virtqueue_undo_map_desc``; a bug of QEMU's)."""
 
-    def __init__(self, dma: AddressSpace, bus: AddressSpace) -> None:
+    def __init__(
+        self, dma: AddressSpace, bus: AddressSpace, undo: AddressSpace | None = None
+    ) -> None:
         self.dma = dma
         self.bus = bus
+        self.undo = undo or dma
         self.message: tuple[int, int] | None = None
         #: Why the device is broken, as QEMU says it; "" while it is not.
         self.error = ""
@@ -115,7 +122,8 @@ class VirtioBlkModel:
         try:
             self._collect(chain)
         except Broken:
-            self._unmap(chain, 0)
+            for mapping in (*chain.outs, *chain.ins):
+                self.undo.unmap(mapping, 0)
             raise
         self.popped.append((len(chain.ins), len(chain.outs)))
         return chain
@@ -158,7 +166,7 @@ class VirtioBlkModel:
             if mapping is None:
                 raise Broken("virtio: bogus descriptor or out of resources")
             segments.append(mapping)
-            addr += len(mapping)
+            addr = (addr + len(mapping)) % MAX_SIZE
             size -= len(mapping)
 
     def _unmap(self, chain: Chain, length: int) -> None:

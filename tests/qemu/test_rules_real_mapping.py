@@ -10,7 +10,9 @@ inside one register write (``ioeventfd=off``).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from random import Random
 
 import pytest
 from real_stage import stage, variant
@@ -150,6 +152,107 @@ def test_the_limits_were_met(disk: Disk) -> None:
     assert results[outs((HOLE, 4097))] == spent
     assert results[outs((HOLE, 4000), (HOLE, 96))] == ("" if budget else spent)
     assert results[outs((HOLE, 4000), (HOLE, 97))] == spent
+
+
+# -- R4 -------------------------------------------------------------------------------------------
+
+#: The device's message table, its pending bits, its own registers, a buffer over each.
+SELF = (
+    (ID, Rings(), (CUT, 5)), (ID, Rings(), (CUT + 0x1E, 5)), (ID, Rings(), (CUT + 0x800, 5)),
+    (ins((CUT + 0x10, 21)),), (ins((CUT - 8, 21)),), (outs((CUT - 16, 64)),),
+    (ID, Rings(used=CUT - 8)), (ID, Rings(avail=CUT - 4)),
+)
+
+
+@contextmanager
+def engaged(disk: Disk) -> Iterator[None]:
+    """The model knows whose registers these are, and that their device is at work."""
+    for region in disk.on.session.mirror.regions:
+        if region.name.startswith("msix-"):
+            region.owner = "disk"
+    disk.on.memory.engaged.add("disk")
+    try:
+        yield
+    finally:
+        disk.on.memory.engaged.discard("disk")
+
+
+def test_a_device_does_not_reach_itself(disk: Disk) -> None:
+    """R4: by no way at all while it handles a kick."""
+    with engaged(disk):
+        assert disk.bad(SELF) == {}
+
+
+class _Unguarded(Rules):
+    def blocked(self, engaged: bool) -> bool:
+        return False
+
+
+def test_a_guard_that_is_not_there_is_seen(disk: Disk) -> None:
+    right = disk.on.session.rules
+    disk.on.judge_by(variant(right, _Unguarded))
+    try:
+        with engaged(disk):
+            # The others meet a refusal or nothing of the device's.
+            assert len(disk.bad(SELF)) >= 5
+    finally:
+        disk.on.judge_by(right)
+
+
+# -- whatever comes -------------------------------------------------------------------------------
+
+#: The device itself: it does not reach its own registers while it handles a kick (R4).
+OWN = ("msix-", "virtio-pci-")
+#: Registers whose reads or writes change more than themselves.
+LIVELY = ("apic", "ahci", "ioapic", "vga.", "vga ", "bochs", "qemu ext", "edid")
+
+
+class Places:
+    """Addresses near the edges of what the view shows."""
+
+    def __init__(self, disk: Disk, rng: Random) -> None:
+        sections = disk.on.memory.view.cover
+        self.own = [s for s in sections if s.region.name.startswith(OWN)]
+        self.edges = [
+            s.start for s in sections
+            if s.start and not s.region.name.startswith((*OWN, *LIVELY))
+        ]
+        self.rng = rng
+
+    def place(self, size: int) -> int:
+        """Room for ``size`` bytes of a request."""
+        rng = self.rng
+        while True:
+            near = rng.choice((0, -1, -3, -8, -16, -20, 4, 0x80, 0x100, -size))
+            addr = (rng.choice(self.edges) + near + rng.randrange(8)) % MAX_SIZE
+            if all(addr >= s.start + s.size or addr + size <= s.start for s in self.own):
+                return addr
+
+    def request(self) -> tuple[tuple[Buffer, ...], Rings, tuple[int, int] | None]:
+        """What ``Disk.judge`` takes."""
+        rng = self.rng
+        buffers = [Buffer(HEADER, 16)]
+        for _ in range(rng.randrange(3)):
+            size = rng.choice((1, 3, 8, 16, 21, 64, 300, 1500, 4097))
+            buffers.append(Buffer(self.place(size), size))
+        left = 21
+        while left:
+            size = min(left, rng.choice((1, 4, 7, 8, 21)))
+            left -= size
+            addr = self.place(size) if rng.random() < 0.6 else ANSWER + left
+            buffers.append(Buffer(addr, size, write=True))
+        rings = Rings()
+        if rng.random() < 0.3:
+            ring = rng.choice(("desc", "avail", "used"))
+            rings = replace(rings, **{ring: self.place(128) & ~rng.choice((0, 3, 15))})
+        message = (self.place(4), rng.getrandbits(32)) if rng.random() < 0.7 else None
+        return tuple(buffers), rings, message
+
+
+def test_random_requests(disk: Disk) -> None:
+    """R10, R14, R15 together."""
+    places = Places(disk, Random(1))
+    assert disk.bad([places.request() for _ in range(60)]) == {}
 
 
 # -- wrong models are seen ------------------------------------------------------------------------
