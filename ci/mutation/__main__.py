@@ -38,6 +38,8 @@ def arguments() -> argparse.Namespace:
                         help="only this module, flatview for example; may be repeated")
     parser.add_argument("--commit", metavar="REV",
                         help="the tree of a commit instead of the work tree")
+    parser.add_argument("--users", action="store_true",
+                        help="try survivors on the tests of the model's users too (minutes each)")
     parser.add_argument("--list", action="store_true", help="print the sample and stop")
     parser.add_argument("--out", type=Path, metavar="FILE",
                         help="where the JSON goes (default findings/mutants-SEED.json)")
@@ -62,7 +64,7 @@ def main() -> int:
             return NOTHING_FOUND
         entries = [entry for entry in read(kept / LIST)
                    if not args.only or entry.module in args.only]
-        try_all(result, Runner(kept, folder), args.jobs)
+        try_all(result, Runner(kept, folder, users=args.users), args.jobs)
         explain(result, entries, sources)
         result.stale = stale(entries, every, sources)
     for line in lines(result):
@@ -107,7 +109,7 @@ def try_all(result: Result, runner: Runner, jobs: int) -> None:
     """Fill in the verdicts, in the order of the sample. Raises Unusable."""
     started = time.monotonic()
     took = runner.check(sorted({mutant.module for mutant in result.sample}))
-    print(f"{len(runner.everything)} files of tests, {took:.1f} s over the tree as it is",
+    print(f"{sum(map(len, runner.wide))} files of tests, {took:.1f} s over the tree as it is",
           flush=True)
     verdicts: dict[Mutant, Verdict] = {}
     with ThreadPoolExecutor(max_workers=max(1, jobs)) as pool:

@@ -65,7 +65,8 @@ def lines(result: Result) -> Iterator[str]:
     yield (f"{noticed} of {len(result.verdicts)} noticed "
            f"({_share(noticed, len(result.verdicts))}), "
            f"{_share(noticed, len(result.verdicts) - len(result.explained))} of those not "
-           f"explained; {stages[1]} by the tests named for the module, {stages[2]} by others; "
+           f"explained; {stages[1]} by the tests named for the module, "
+           f"{stages[2] + stages[3]} by others; "
            f"{result.seconds:.0f} s; seed {result.seed}")
 
 

@@ -1,4 +1,5 @@
-"""The tests over one mutant: first those named for its module, then every test of the model.
+"""The tests over one mutant: first those named for its module, then every test of the model,
+then, where asked for, those of everything that uses it.
 
 Nothing waits forever: each run has a limit, made from how long the same tests take over the
 tree as it is, and a limit on memory. Tests of real QEMU are left out.
@@ -30,8 +31,9 @@ BASELINE_S = 600.0
 #: down.
 MEMORY_BYTES = 4 << 30
 
-#: The tests of the model alone; the others see it through the mirror, the witnesses and so on.
-_FIRST = ("test_memory", "test_rust", "test_rules", "test_rcu")
+#: How files of tests about the model alone begin; the others see it through the mirror, the
+#: witnesses and so on.
+MODEL_TESTS = ("test_memory", "test_rust", "test_rules_are", "test_rcu")
 
 #: Where this package lies: the tree of a commit may not have it.
 TOOL = Path(__file__).resolve().parents[1]
@@ -51,7 +53,7 @@ class Outcome(enum.Enum):
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """``by`` is the first test that failed, empty where none can be named. ``stage`` is 1 for
-    the tests of the module, 2 for all."""
+    the tests of the module, 2 for those of the model, 3 for those of its users."""
 
     mutant: Mutant
     outcome: Outcome
@@ -71,19 +73,17 @@ def tests_named_for(root: Path, module: str) -> list[str]:
 
 
 def tests_of_the_model(root: Path) -> list[str]:
-    """Every file of tests that names the model, quick ones first; not those of real QEMU."""
-    files = [
-        path for room in ("unit", "property", "quality")
-        for path in sorted((root / "tests" / room).glob("test_*.py"))
-        if _about_the_model(path.read_text(encoding="utf-8"))
+    """Every file of tests that is about the model alone."""
+    return [name for start in MODEL_TESTS for name in _files(root, f"{start}*.py")]
+
+
+def tests_of_its_users(root: Path) -> list[str]:
+    """The other files of tests that name the model; not those of real QEMU."""
+    mine = set(tests_of_the_model(root))
+    return [
+        name for room in ("unit", "property") for name in _files(root, "test_*.py", room)
+        if name not in mine and "qemuglue.memory" in (root / name).read_text(encoding="utf-8")
     ]
-    files.sort(key=lambda path: not path.name.startswith(_FIRST))
-    return [str(path.relative_to(root)) for path in files]
-
-
-def _about_the_model(text: str) -> bool:
-    return ("qemuglue.memory" in text or "rule_checks" in text) and not re.search(
-        r"^pytestmark = pytest\.mark\.qemu", text, re.MULTILINE)
 
 
 def _files(root: Path, pattern: str, room: str = "*") -> list[str]:
@@ -101,19 +101,21 @@ def limit_memory() -> None:
 class Runner:
     """Runs tests over the snapshot ``kept`` and over copies of it below ``folder``."""
 
-    def __init__(self, kept: Path, folder: Path) -> None:
+    def __init__(self, kept: Path, folder: Path, *, users: bool = False) -> None:
         self.kept = kept
         self.folder = folder
-        self.everything = tests_of_the_model(kept)
+        self.wide = [tests_of_the_model(kept)]
+        if users:
+            self.wide.append(tests_of_its_users(kept))
         self._limits: dict[tuple[str, ...], float] = {}
 
     def check(self, modules: list[str]) -> float:
         """Run every set of tests over the tree as it is, which also compiles it and sets the
-        limits. Seconds that all of them take. Raises Unusable."""
+        limits. Seconds that the wide sets take. Raises Unusable."""
         where = self._python("import qemuglue; print(qemuglue.__file__)")
         if not where.startswith(str(self.kept)):
             raise Unusable(f"the tests would import the package from {where}")
-        for files in (self.everything, *(tests_named_for(self.kept, name) for name in modules)):
+        for files in (*self.wide, *(tests_named_for(self.kept, name) for name in modules)):
             if tuple(files) in self._limits:
                 continue
             code, text, seconds = self._pytest(self.kept, files, BASELINE_S, compiled=True)
@@ -121,14 +123,14 @@ class Runner:
                 last = text.strip().splitlines()[-12:]
                 raise Unusable("the tests fail as they are:\n  " + "\n  ".join(last))
             self._limits[tuple(files)] = seconds * SLOWER + START_S
-        return (self._limits[tuple(self.everything)] - START_S) / SLOWER
+        return sum((self._limits[tuple(files)] - START_S) / SLOWER for files in self.wide)
 
     def recheck(self) -> None:
         """All tests again, to be sure that it was the mutants that failed. Raises Unusable."""
-        limit = self._limits[tuple(self.everything)]
-        code, text, _ = self._pytest(self.kept, self.everything, limit, compiled=True)
-        if code != 0:
-            raise Unusable(f"the tests no longer pass on the tree as it is:\n{text[-2000:]}")
+        for files in self.wide:
+            code, text, _ = self._pytest(self.kept, files, self._limits[tuple(files)])
+            if code != 0:
+                raise Unusable(f"the tests no longer pass on the tree as it is:\n{text[-2000:]}")
 
     def run(self, mutant: Mutant) -> Verdict:
         """Try one mutant in a copy of its own, which is gone afterwards."""
@@ -136,8 +138,8 @@ class Runner:
         started = time.monotonic()
         copy_with(mutant, self.kept, copy)
         try:
-            for stage, files in ((1, tests_named_for(self.kept, mutant.module)),
-                                 (2, self.everything)):
+            narrow = tests_named_for(self.kept, mutant.module)
+            for stage, files in enumerate((narrow, *self.wide), 1):
                 code, text, _ = self._pytest(copy, files, self._limits[tuple(files)])
                 if code == 0:
                     continue
@@ -148,7 +150,7 @@ class Runner:
                                found[1] if found else "", time.monotonic() - started)
         finally:
             shutil.rmtree(copy)
-        return Verdict(mutant, Outcome.SURVIVED, 2, "", time.monotonic() - started)
+        return Verdict(mutant, Outcome.SURVIVED, len(self.wide) + 1, "", time.monotonic() - started)
 
     def _pytest(
         self, root: Path, files: list[str], limit_s: float, *, compiled: bool = False
