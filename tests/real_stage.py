@@ -37,6 +37,9 @@ CONTRACTS = {
 #: ``hpet_ram_ops`` took 4 bytes only.
 HPET_7_2 = Contract(valid_min=4, valid_max=4, endian=LE)
 
+#: A display with as little memory as can be: all of it is compared after every act.
+VGA = "VGA,vgamem_mb=1"
+
 #: Trace events of a device's registers that the act itself writes.
 KICKS = ("virtio-pci-notify-virtio-blk", "fwcfg.dma")
 

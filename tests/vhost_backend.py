@@ -7,6 +7,7 @@ needs a backend that answers two questions as it is made. Source: ``docs/interop
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 import threading
@@ -45,6 +46,8 @@ class VhostBackend:
         self, kind: type[BaseException] | None, error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)  # wakes a thread that nobody came to
         self._listener.close()
         self._thread.join(_TIMEOUT_S)
 

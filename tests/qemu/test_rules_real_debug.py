@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from gdb_client import Gdb
-from real_stage import Stage, stage, variant
+from real_stage import VGA, Stage, stage, variant
 
 from qemuglue.memory import AddressSpace, MemoryRegion, MemTxAttrs
 from qemuglue.memory.rules import Rules
@@ -82,12 +82,12 @@ class _OnlyRom(Rules):
 
 def test_firmware_is_written_to_ram_and_rom_only(build: Build, tmp_path: Path) -> None:
     """R12: everything else is passed over, and nobody hears of it."""
-    with stage(build, "VGA") as on:
+    with stage(build, VGA) as on:
         before = contents(on)
     blob = tmp_path / "blob"
     blob.write_bytes(BLOB)
     files = [f"loader,file={blob},force-raw=on,addr={addr:#x}" for addr in BLOBS]
-    with stage(build, "VGA", *files) as on:
+    with stage(build, VGA, *files) as on:
         on.qtest.memset(0x5000, 0x100, 0)
         monitor = on.session.process.monitor
         seen = on.seen(lambda: (monitor.execute("system_reset"), monitor.round_trip()))
@@ -145,7 +145,7 @@ def debugged(
 ) -> Iterator[tuple[Stage, Gdb]]:
     path = str(tmp_path_factory.mktemp("gdb") / "s")
     args = ("-gdb", f"unix:{path},server=on,wait=off")
-    with stage(build, "edu", "pci-testdev", "VGA", args=args) as on, Gdb(path) as gdb:
+    with stage(build, "edu", "pci-testdev", VGA, args=args) as on, Gdb(path) as gdb:
         yield on, gdb
 
 

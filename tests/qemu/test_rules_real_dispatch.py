@@ -13,7 +13,7 @@ import struct
 from collections.abc import Callable, Iterator
 
 import pytest
-from real_stage import Stage, stage, variant
+from real_stage import VGA, Stage, stage, variant
 from virtio_driver import DEVICE, DRIVE, GET_ID, Buffer, Rings, VirtioBlk, table
 
 from qemuglue.memory import AddressSpace, MemTxAttrs
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.qemu
 
 #: The message table of the virtio device in the middle of the VGA's memory: 0x20 bytes of it,
 #: and 8 more of the pending bits, cut that RAM's pages.
-CUT = 0xE180_0000
+CUT = 0xE028_0000
 
 
 class Sender:
@@ -71,7 +71,7 @@ class Sender:
 
 @pytest.fixture(scope="module")
 def sender(build: Build) -> Iterator[Sender]:
-    with stage(build, "edu", "pci-testdev", "VGA", DEVICE, args=DRIVE) as on:
+    with stage(build, "edu", "pci-testdev", VGA, DEVICE, args=DRIVE) as on:
         yield Sender(on)
 
 
@@ -110,7 +110,9 @@ class _WholeSections(Rules):
 
 
 class _NoEnds(Rules):
-    def clamp(self, section: MemoryRegionSection, addr: int, length: int) -> int:
+    def clamp(
+        self, section: MemoryRegionSection, addr: int, length: int, page_bits: int = 12
+    ) -> int:
         return length
 
     def dispatch_end(self, section: MemoryRegionSection, addr: int, page_bits: int) -> int:
@@ -191,7 +193,7 @@ def fwcfg_model(space: AddressSpace, at: int) -> int:
 
 @pytest.fixture(scope="module")
 def dma(build: Build) -> Iterator[Stage]:
-    with stage(build, "edu", "pci-testdev", "VGA") as on:
+    with stage(build, "edu", "pci-testdev", VGA) as on:
         on.qtest.memset(0x3FF_F000, 0x1000, 0xA5)
         on.qtest.memset(0, 0x8000, 0xA5)
         on.session.ram.adopt_all()

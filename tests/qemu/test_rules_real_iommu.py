@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from random import Random
 
 import pytest
-from real_stage import Stage, stage
+from real_stage import VGA, Stage, stage
 from virtio_disk import ANSWER, HEADER, ID, TRACE, Disk
 from virtio_driver import DEVICE, DRIVE, Buffer, Rings, VirtioBlk
 from virtio_model import VirtioBlkModel
@@ -134,7 +134,7 @@ def enable(on: Stage, slot: int) -> None:
 def disk(build: Build) -> Iterator[Disk]:
     device = f"{DEVICE},iommu_platform=on"
     with stage(
-        build, "intel-iommu,aw-bits=39", "edu", "pci-testdev", "VGA", device,
+        build, "intel-iommu,aw-bits=39", "edu", "pci-testdev", VGA, device,
         args=DRIVE, trace=TRACE,
     ) as on:
         blk = VirtioBlk(on.qtest, on.session.mirror)

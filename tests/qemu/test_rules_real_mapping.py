@@ -15,6 +15,7 @@ from dataclasses import replace
 from random import Random
 
 import pytest
+from real_stage import VGA as DISPLAY
 from real_stage import stage, variant
 from virtio_disk import ANSWER, HEADER, ID, TRACE, Disk
 from virtio_driver import DEVICE, DRIVE, Buffer, Rings, VirtioBlk
@@ -40,7 +41,7 @@ SHADOW = 0xC_0000
 
 @pytest.fixture(scope="module")
 def disk(build: Build) -> Iterator[Disk]:
-    with stage(build, "edu", "pci-testdev", "VGA", DEVICE, args=DRIVE, trace=TRACE) as on:
+    with stage(build, "edu", "pci-testdev", DISPLAY, DEVICE, args=DRIVE, trace=TRACE) as on:
         blk = VirtioBlk(on.qtest, on.session.mirror)
         blk.master()
         blk.move_table(CUT)
