@@ -2,7 +2,7 @@
 
 A queue's rings are three ``MemoryRegionCache``; a ring that cannot be cached whole breaks the
 device. Buffers are mapped with ``address_space_map``, piece by piece where a mapping is shorter
-than asked for; the trace tells the number of pieces, and from 9.1 on each call.
+than asked for; the trace tells the number of pieces, and on 10.0 and later each call.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Disk:
         if popped != model.popped:
             found.append(f"model: {model.popped} segments; QEMU: {popped}")
         maps = [(int(a, 16), int(n, 16), w == "1") for a, n, w in _MAP.findall(texts)]
-        if maps != model.maps and on.session.config.build.version_tuple >= (9, 1):
+        if maps != model.maps and on.session.config.build.version_tuple >= (10,):
             found.append(f"model maps {model.maps}; QEMU: {maps}")
         if self.blk.broken != bool(model.error):
             found.append(f"model: {model.error or 'works'}; QEMU: broken {self.blk.broken}")
