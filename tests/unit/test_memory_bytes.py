@@ -132,11 +132,28 @@ def test_buffers() -> None:
     for read_only in (b"abc", memoryview(b"abc"), memoryview(data).toreadonly()):
         with pytest.raises(ModelError, match="writable"):
             writable(read_only)  # type: ignore[arg-type]
+    square = memoryview(data)[:4].cast("B", shape=[2, 2])
+    assert readable(square) == b"aXYd" and writable(square).shape == (4,)
     for wrong in ("abc", 3, [1, 2], None, memoryview(array("H", [1, 2, 3]))[::2]):
         with pytest.raises(ModelError, match="a buffer is"):
             readable(wrong)  # type: ignore[arg-type]
 
 
-def test_bytes_cannot_be_made_without_its_four_accesses() -> None:
-    with pytest.raises(TypeError, match="abstract"):
-        Bytes()  # type: ignore[abstract]
+@pytest.mark.parametrize("missing", ["read", "write", "load", "store"])
+def test_bytes_cannot_be_made_without_one_of_its_four_accesses(missing: str) -> None:
+    methods = {name: getattr(Tape, name) for name in ("read", "write", "load", "store")}
+    del methods[missing]
+    with pytest.raises(TypeError, match=f"abstract method '?{missing}"):
+        type("Incomplete", (Bytes,), methods)()
+
+
+def test_a_long_slice_is_complete() -> None:
+    class Well(Tape):
+        def write(self, buf: Readable, addr: int) -> int:
+            return len(bytes(buf))
+
+        def read(self, buf: Writable, addr: int) -> int:
+            return len(bytes(buf))
+
+    Well().write_slice(bytes(5000), 0)
+    Well().read_slice(bytearray(5000), 0)

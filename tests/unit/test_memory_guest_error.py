@@ -19,8 +19,8 @@ from qemuglue.memory.guest_error import (
 )
 
 ERRORS: list[tuple[GuestMemoryError, dict[str, object], str]] = [
-    (InvalidGuestAddress(GuestAddress(0x1234)), {"addr": GuestAddress(0x1234)}, "0x1234"),
-    (GuestIOError(ErrorKind.INVALID_INPUT, "too wide"),
+    (InvalidGuestAddress(addr=GuestAddress(0x1234)), {"addr": GuestAddress(0x1234)}, "0x1234"),
+    (GuestIOError(kind=ErrorKind.INVALID_INPUT, text="too wide"),
      {"kind": ErrorKind.INVALID_INPUT, "text": "too wide"}, "invalid input: too wide"),
     (GuestIOError(ErrorKind.OTHER), {"kind": ErrorKind.OTHER, "text": ""}, "other error"),
     (PartialBuffer(expected=8, completed=3), {"expected": 8, "completed": 3}, "3 bytes of 8"),
