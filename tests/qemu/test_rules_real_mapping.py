@@ -2,9 +2,9 @@
 
 A queue's rings are three ``MemoryRegionCache``; a ring that cannot be cached whole breaks the
 device. Buffers are mapped with ``address_space_map``, piece by piece where a mapping is shorter
-than asked for; the trace tells the number of pieces, and on 10.0 and later each call. A buffer that is
-not memory is bounced: read as it is mapped, written as it is unmapped. The whole kick happens
-inside one register write (``ioeventfd=off``).
+than asked for; the trace tells the number of pieces, and on 10.0 and later each call. A buffer
+that is not memory is bounced: read as it is mapped, written as it is unmapped. The whole kick
+happens inside one register write (``ioeventfd=off``).
 """
 
 from __future__ import annotations
