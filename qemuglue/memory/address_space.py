@@ -133,7 +133,7 @@ class AddressSpace(Ranges):
         bytes of RAM are left the whole access is dispatched, and RAM refuses it."""
         section, offset, n = found
         region = section.region
-        if n >= size and self.rules.direct_read(region) and region.backing is not None:
+        if n >= size and self._rules.direct_read(region) and region.backing is not None:
             data = region.backing.read(offset, size)
             if len(data) < size:
                 raise ModelError(
@@ -158,7 +158,7 @@ class AddressSpace(Ranges):
         """R10 where ``translate`` led: the result; ``value`` is in ``order``."""
         section, offset, n = found
         region = section.region
-        if n >= size and self.rules.direct_write(region, attrs) and region.backing is not None:
+        if n >= size and self._rules.direct_write(region, attrs) and region.backing is not None:
             region.backing.write(offset, value.to_bytes(size, order))
             self.mark_dirty(region, offset, size)
             return OK
@@ -166,7 +166,7 @@ class AddressSpace(Ranges):
         return self.dispatch_write(region, offset, value, size, attrs)
 
     def _reorder(self, region: MemoryRegion, value: int, size: int, order: ByteOrder) -> int:
-        big = self.rules.big(region.contract, self.target_big)
+        big = self._rules.big(region.contract, self.target_big)
         if big == (order == "big"):
             return value
         return int.from_bytes(value.to_bytes(size, "big"), "little")
@@ -189,7 +189,7 @@ class AddressSpace(Ranges):
             or region.vga_logging or self.topology.global_dirty_tracking
         ):
             return False
-        first = self.rules.region_offset(section, section.start)
+        first = self._rules.region_offset(section, section.start)
         if first < 0 or first + section.size > len(backing):
             return False
         data = backing.data

@@ -43,7 +43,7 @@ class Dispatcher:
         self, region: MemoryRegion, offset: int, size: int, attrs: MemTxAttrs = UNSPECIFIED
     ) -> tuple[int, int]:
         """``memory_region_dispatch_read``: (result, value in the device's order), R2-R4."""
-        rules = self.rules
+        rules = self._rules
         while region.alias is not None:
             region, offset = region.alias, (offset + region.alias_offset) & MASK64
         contract = region.contract
@@ -77,7 +77,7 @@ class Dispatcher:
         attrs: MemTxAttrs = UNSPECIFIED,
     ) -> int:
         """``memory_region_dispatch_write``: the result; ``value`` is in the device's order."""
-        rules = self.rules
+        rules = self._rules
         while region.alias is not None:
             region, offset = region.alias, (offset + region.alias_offset) & MASK64
         contract = region.contract

@@ -49,11 +49,13 @@ class Ranges(SpaceView):
         self, view: FlatView, addr: int, length: int, is_write: bool, attrs: MemTxAttrs
     ) -> tuple[MemoryRegionSection, int, int]:
         """``translate`` on one view (``flatview_translate``)."""
-        found = self.section_in(view, addr, length)
-        region = found[0].region
-        if region.kind is not RegionKind.IOMMU:
-            return found
-        behind = iommu.translate(region, found[1], found[2], is_write, attrs)
+        section = view.cover[bisect_right(view.starts, addr) - 1]
+        rules = self._rules
+        offset = rules.region_offset(section, addr)
+        length = rules.clamp(section, addr, length, self.page_bits)
+        if section.region.kind is not RegionKind.IOMMU:
+            return section, offset, length
+        behind = iommu.translate(section.region, offset, length, is_write, attrs)
         return behind.section, behind.offset, behind.length
 
     def is_direct(self, region: MemoryRegion, is_write: bool, attrs: MemTxAttrs) -> bool:
@@ -61,8 +63,8 @@ class Ranges(SpaceView):
         if region.backing is None:
             return False
         if is_write:
-            return self.rules.direct_write(region, attrs)
-        return self.rules.direct_read(region)
+            return self._rules.direct_write(region, attrs)
+        return self._rules.direct_read(region)
 
     def access_valid(
         self, addr: int, length: int, is_write: bool, attrs: MemTxAttrs = UNSPECIFIED
@@ -80,7 +82,7 @@ class Ranges(SpaceView):
     def access_valid_in(
         self, view: FlatView, addr: int, length: int, is_write: bool, attrs: MemTxAttrs
     ) -> bool:
-        rules = self.rules
+        rules = self._rules
         done = 0
         while done < length:
             here = (addr + done) & MASK64
@@ -106,19 +108,20 @@ class Ranges(SpaceView):
         reader = self._local.reader
         reader.lock()
         try:
-            view = self.view
-            section, offset, n = self.translate_in(view, addr, length, False, attrs)
+            view = (self._current or self._draw()).view
+            found = self.translate_in(view, addr, length, False, attrs)
+            section, offset, n = found
             region = section.region
             if (
                 n == length and region.is_ram and self.is_direct(region, False, attrs)
-                and self.rules.allowed(region, attrs)
+                and self._rules.allowed(region, attrs)
             ):
                 assert region.backing is not None, "is_direct says so"
                 data = region.backing.read(offset, n)
                 if len(data) == length:
                     return OK, data
             buffer = bytearray(length)
-            return self.read_view(view, addr, buffer, attrs), bytes(buffer)
+            return self.read_view(view, addr, buffer, attrs, found), bytes(buffer)
         finally:
             reader.unlock()
 
@@ -130,7 +133,7 @@ class Ranges(SpaceView):
         reader = self._local.reader
         reader.lock()
         try:
-            return self.read_view(self.view, addr, buffer, attrs)
+            return self.read_view((self._current or self._draw()).view, addr, buffer, attrs)
         finally:
             reader.unlock()
 
@@ -144,7 +147,7 @@ class Ranges(SpaceView):
         reader = self._local.reader
         reader.lock()
         try:
-            return self.write_view(self.view, addr, data, attrs)
+            return self.write_view((self._current or self._draw()).view, addr, data, attrs)
         finally:
             reader.unlock()
 
@@ -174,8 +177,8 @@ class Ranges(SpaceView):
                     view, (addr + done) & MASK64, len(data) - done, True, attrs
                 )
                 region = section.region
-                if region.backing is None or not self.rules.rom_writable(region):
-                    n = self.rules.chunk(region.contract, n, offset)
+                if region.backing is None or not self._rules.rom_writable(region):
+                    n = self._rules.chunk(region.contract, n, offset)
                 else:
                     n = _inside(region, offset, n)
                     region.backing.write(offset, bytes(data[done : done + n]))
@@ -184,15 +187,18 @@ class Ranges(SpaceView):
         return OK
 
     def read_view(
-        self, view: FlatView, addr: int, buffer: bytearray | memoryview, attrs: MemTxAttrs
+        self, view: FlatView, addr: int, buffer: bytearray | memoryview, attrs: MemTxAttrs,
+        found: tuple[MemoryRegionSection, int, int] | None = None,
     ) -> int:
-        """``flatview_read``: only the first region is asked up front whether it is allowed."""
-        rules = self.rules
+        """``flatview_read``: only the first region is asked up front whether it is allowed.
+        ``found`` is where ``addr`` leads, if that is known."""
+        rules = self._rules
         at, length, result = 0, len(buffer), OK
         while at < length:
-            section, offset, n = self.translate_in(
+            section, offset, n = found or self.translate_in(
                 view, (addr + at) & MASK64, length - at, False, attrs
             )
+            found = None
             n, piece = self.read_step(section.region, offset, buffer, at, n, attrs)
             result = rules.combine(result, piece)
             if not at and piece == ACCESS_ERROR and not rules.allowed(section.region, attrs):
@@ -206,7 +212,7 @@ class Ranges(SpaceView):
         self, view: FlatView, addr: int, data: bytes, attrs: MemTxAttrs
     ) -> int:
         """``flatview_write``."""
-        rules = self.rules
+        rules = self._rules
         at, length, result = 0, len(data), OK
         while at < length:
             section, offset, n = self.translate_in(
@@ -227,7 +233,7 @@ class Ranges(SpaceView):
     ) -> tuple[int, int]:
         """(bytes done, result) of at most ``n`` bytes of one region into ``buffer`` from ``at``
         on (``flatview_read_continue_step``). Denied bytes count as done."""
-        rules = self.rules
+        rules = self._rules
         if not rules.allowed(region, attrs):
             return n, ACCESS_ERROR
         if rules.direct_read(region) and region.backing is not None:
@@ -249,13 +255,14 @@ class Ranges(SpaceView):
     ) -> tuple[int, int]:
         """(bytes done, result) of at most ``n`` bytes of ``data`` from ``at`` on
         (``flatview_write_continue_step``)."""
-        rules = self.rules
+        rules = self._rules
         if not rules.allowed(region, attrs):
             return n, ACCESS_ERROR
         if rules.direct_write(region, attrs) and region.backing is not None:
             n = _inside(region, offset, n)
             region.backing.write(offset, data if n == len(data) else data[at : at + n])
-            self.mark_dirty(region, offset, n)
+            if self._dirty.watched:
+                self.mark_dirty(region, offset, n)
             return n, OK
         n = rules.chunk(region.contract, n, offset)
         big = rules.big(region.contract, self.target_big)
@@ -264,9 +271,8 @@ class Ranges(SpaceView):
 
     def mark_dirty(self, region: MemoryRegion, offset: int, length: int) -> None:
         """R19: memory was written (``invalidate_and_set_dirty``)."""
-        dirty = self.topology.dirty
-        if dirty.watched:
-            dirty.set(region, offset, length, region.dirty_log_mask)
+        if self._dirty.watched:
+            self._dirty.set(region, offset, length, region.dirty_log_mask)
 
 
 def _inside(region: MemoryRegion, offset: int, n: int) -> int:

@@ -154,20 +154,21 @@ class Rules:
     ) -> int:
         """R7 (``address_space_translate_internal``): bytes of ``length`` that are dispatched
         with this address. Only RAM is clamped: an access to a device may run over its end."""
-        if section.region.is_ram:
-            return min(length, self.dispatch_end(section, addr, page_bits) - addr)
-        return length
+        if not section.region.is_ram:
+            return length
+        end = section.start + section.size
+        if (section.start | end) & ((1 << page_bits) - 1):
+            end = self.dispatch_end(section, addr, page_bits)
+        return length if length <= end - addr else end - addr
 
     def dispatch_end(self, section: MemoryRegionSection, addr: int, page_bits: int) -> int:
         """R7 (``flatview_add_to_dispatch``): where the part of ``section`` ends that ``addr``
         is dispatched with. A section is cut into a first part up to a page boundary, all its
         whole pages, and a last part. Memory nobody claims never ends."""
-        end = section.start + section.size
-        page = 1 << page_bits
-        if not (section.start | end) & (page - 1) and section.assigned:
-            return end
         if not section.assigned:
             return MAX_SIZE
+        page = 1 << page_bits
+        end = section.start + section.size
         first = -(-section.start // page) * page
         last = end // page * page
         if addr < first:

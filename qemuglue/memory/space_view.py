@@ -71,6 +71,7 @@ class SpaceView(Dispatcher):
         self.bounce_buffer_size = 0
         self.map_clients: list[Callable[[], None]] = []
         self._local = topology.rcu._local
+        self._dirty = topology.dirty
         self._current: Current | None = None
         if self.FOLLOWS:
             topology.adopt(root)
