@@ -2,7 +2,7 @@
 
 The mailbox is at ``MAILBOX`` from the start of main memory. Word 0 is rung by the host (any new
 number), word 1 answers with the same number when the list is done. Records follow from
-``RECORDS`` on, one a command, ended by ``Op`` 8:
+``RECORDS`` on, one a command, ended by op ``END``:
 
     address, value (stored, or loaded), op, fault syndrome (0: none), fault address, 3 spare
 """
@@ -14,6 +14,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from qemuglue.memory.address_space import ByteOrder
 from qemuglue.qemu.process import QemuProcess
 
 MAILBOX = 0x20_0000
@@ -22,7 +23,7 @@ RECORD = struct.Struct("<8Q")
 #: Records in one list; the mailbox ends before MAILBOX + 1 MiB.
 MOST = 8000
 MAILBOX_LAST = MAILBOX + 0xF_FFFF
-END = 8
+END = 16
 SIZES = (1, 2, 4, 8)
 
 #: A list of thousands is done in milliseconds; a loaded machine may need long.
@@ -31,15 +32,20 @@ TIMEOUT_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """One command. ``value`` None is a load."""
+    """One command. ``value`` None is a load. ``big`` is the byte order (x86 only: MOVBE)."""
 
     addr: int
     size: int
     value: int | None = None
+    big: bool = False
 
     @property
     def op(self) -> int:
-        return SIZES.index(self.size) + (0 if self.value is None else 4)
+        return SIZES.index(self.size) + 4 * (self.value is not None) + 8 * self.big
+
+    @property
+    def order(self) -> ByteOrder:
+        return "big" if self.big else "little"
 
 
 @dataclass(frozen=True, slots=True)

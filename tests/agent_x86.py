@@ -63,10 +63,13 @@ def _long_mode() -> tuple[bytes, int]:
     return bytes(code), BASE + LONG + following
 
 
-#: By op: mov between rax and [rdi]; a load fills all of rax.
+#: By op: MOV, then MOVBE, between rax and [rdi]; a load fills all of rax (MOVBE of 2 bytes does
+#: not: rax is cleared before). A single byte has no order.
 _ACCESSES = (
     "0fb607", "0fb707", "8b07", "488b07",
     "8807", "668907", "8907", "488907",
+    "0fb607", "31c0660f38f007", "0f38f007", "480f38f007",
+    "8807", "660f38f107", "0f38f107", "480f38f107",
 )
 
 
@@ -74,7 +77,7 @@ def _stubs(following: int) -> bytes:
     code = b""
     for number, access in enumerate(_ACCESSES):
         stub = bytes.fromhex(access)
-        if number < 4:
+        if number % 8 < 4:
             stub += bytes.fromhex("48894608")  # mov [rsi+8], rax
         stub += bytes.fromhex("4883c6") + bytes((RECORD.size,))  # add rsi, RECORD.size
         here = BASE + STUBS + number * STUB + len(stub)

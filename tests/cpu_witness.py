@@ -157,9 +157,9 @@ class Judge:
     def _compare(self, access: Access, answer: Answer) -> None:
         what = f"{'load' if access.value is None else 'store'} of {access.size} at {access.addr:#x}"
         if access.value is None:
-            outcome = self.path.load(access.addr, access.size, "little")
+            outcome = self.path.load(access.addr, access.size, access.order)
         else:
-            outcome = self.path.store(access.addr, access.value, access.size, "little")
+            outcome = self.path.store(access.addr, access.value, access.size, access.order)
         self._count(access, outcome)
         if self.evidence.mismatch is not None:
             self._differ(what, *self.evidence.mismatch.describe())
@@ -199,6 +199,7 @@ class Judge:
         self.tally[kind] += 1
         self.tally["crossing" if crossing else "inside"] += 1
         self.tally["unaligned" if access.addr % access.size else "aligned"] += 1
+        self.tally[access.order] += 1
         self.tally["store" if access.value is not None else "load"] += 1
         self.tally["faulted" if outcome.faulted else (
             "failed" if outcome.failures else "went well")] += 1
