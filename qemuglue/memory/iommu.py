@@ -2,7 +2,8 @@
 
 An IOMMU region has no bytes. It translates an address to one of a target space, with the
 permissions of the page; the access goes on there, and the target may be behind an IOMMU again.
-Source: QEMU ``system/physmem.c`` ``address_space_translate_iommu``.
+Source: QEMU 10.0.2 ``system/physmem.c:422`` ``address_space_translate_iommu``. One IOMMU is shown
+on real QEMU by intel-iommu; no board at hand has two in a row.
 """
 
 from __future__ import annotations

@@ -5,8 +5,12 @@ for each space first ``region_del`` for every section that is gone, then, in add
 ``region_add`` for what is new and ``region_nop`` (and ``log_start``/``log_stop``) for what
 stayed; then the ioeventfds; and at the end ``commit`` of every listener. Deletions and
 ``log_stop`` and ``eventfd_add`` go in reverse order of the listeners, everything else forward.
-A section whose flags changed is deleted and added. Source: QEMU ``system/memory.c``
-``address_space_update_topology_pass``, ``address_space_add_del_ioeventfds``.
+A section whose flags changed is deleted and added.
+
+Source, by line of QEMU 10.0.2's ``system/memory.c``: ``address_space_update_topology_pass`` 976,
+``address_space_add_del_ioeventfds`` 779, ``flat_range_coalesced_io_notify`` 897,
+``memory_listener_register`` 3163. Additions and commits are shown by a vhost-user device's trace;
+deletions, priorities, ioeventfds and coalescing leave no trace in a stock QEMU.
 """
 
 from __future__ import annotations

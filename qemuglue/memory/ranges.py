@@ -69,7 +69,9 @@ class Ranges(SpaceView):
     def access_valid(
         self, addr: int, length: int, is_write: bool, attrs: MemTxAttrs = UNSPECIFIED
     ) -> bool:
-        """Whether the range would be accepted, without doing it (R13).
+        """Whether the range would be accepted, without doing it (R13: QEMU 10.0.2
+        ``system/physmem.c:3325``; only hypercalls of pseries and subpages ask, so nothing on a
+        host's path shows it).
 
         As in QEMU (``flatview_access_valid``) pieces are cut by the *space's* address, while
         the region is asked by its own offset, so that the answer can differ from what an access

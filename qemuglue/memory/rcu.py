@@ -3,7 +3,8 @@
 A reader brackets what it does in a *read section*. A writer publishes a new value in place of an
 old one and hands the old one's end to ``call_rcu``; it comes when the *grace period* is over,
 that is when every section that had begun before the call has ended. Sections that begin later
-see the new value and are not waited for. (QEMU ``include/qemu/rcu.h``, ``util/rcu.c``.)
+see the new value and are not waited for. (QEMU ``include/qemu/rcu.h``, ``util/rcu.c``; nothing
+outside QEMU shows it.)
 
 How it is known: the domain has a clock. The outermost entry of a section copies it into the
 reader's ``epoch``, the outermost exit sets that to 0. A call moves the clock on, after the value

@@ -206,7 +206,8 @@ class Rules:
         )
 
     def allowed(self, region: MemoryRegion, attrs: MemTxAttrs) -> bool:
-        """R8 (``flatview_access_allowed``): a RAM-only transaction may touch nothing else."""
+        """R8 (``flatview_access_allowed``, QEMU 10.0.2 ``system/physmem.c:2904``): a RAM-only
+        transaction may touch nothing else. Nothing that a host can drive sets that attribute."""
         return not attrs.memory or region.is_ram
 
 
