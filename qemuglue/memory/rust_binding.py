@@ -265,11 +265,6 @@ class FlatView(_Stepped[Place]):
         region = section.region
         if not space.rules.allowed(region, attrs):
             raise InvalidGuestAddress(GuestAddress(at))
-        if region.is_ram:
-            # What QEMU translates to ends with pages as well as with the flat view's section.
-            start = section.start + offset - section.offset
-            end = space.rules.dispatch_end(section, start, space.topology.page_bits)
-            n = min(n, end - start)
         if n < size:
             raise InvalidBackendAddress
         if size not in ACCESS_SIZES:
