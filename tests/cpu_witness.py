@@ -8,7 +8,7 @@ judging fuzz programs needs: every event of the CPU has to be expected, in order
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from agent import MAILBOX, MAILBOX_LAST, SIZES, Access, Agent, Answer
@@ -27,7 +27,24 @@ EXTERNAL_ABORT = 0x9600_0010
 
 
 class CpuEvidence(Evidence):
-    """Every event of the CPU must be expected, calls of subpage containers included."""
+    """Every event of the CPU must be expected, calls of subpage containers included.
+
+    ``remap``, where given, is called as soon as a store has changed the map.
+    """
+
+    remap: Callable[[], None] | None = None
+
+    def write(
+        self, region: MemoryRegion, offset: int, value: int, size: int, attrs: MemTxAttrs
+    ) -> int:
+        result = super().write(region, offset, value, size, attrs)
+        before = self.pos
+        while (self.remap is not None and self.pos < len(self.events)
+               and self.events[self.pos].kind is Kind.FLATVIEW_NEW):
+            self.pos += 1
+        if self.remap is not None and self.pos > before:
+            self.remap()
+        return result
 
     def load(self, events: list[Event]) -> None:
         """Without what the main loop does by itself (timers, interrupts): no CPU is at work."""

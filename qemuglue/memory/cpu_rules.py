@@ -21,7 +21,9 @@ C9  A store to memory marks it dirty for display and migration, whoever logs the
 === ==========================================================================================
 
 Source: QEMU ``accel/tcg/cputlb.c`` (``tlb_set_page_full``, the load and store helpers) and
-``system/physmem.c`` (the subpage). A ``CpuRules`` object is data for one range of versions.
+``system/physmem.c`` (the subpage). Real QEMU shows all of it on x86_64 and aarch64
+(``tests/qemu/test_cpu_path_real.py``) but C9, a failing device in a shared page (C6), 7.2's
+``odd_memory``, and IOMMUs. A ``CpuRules`` object is data for one range of versions.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -287,6 +287,25 @@ def test_read_only_ram_by_both_ways(machine: Machine) -> None:
         assert values(agent, Access(0xC8010, 4, 0x11223344), Access(0xC8010, 4))[1] == (0, 0, 0)
         session.process.qtest.writel(0xC8010, 0x55667788)
         assert values(agent, Access(0xC8010, 4)) == [(0x55667788, 0, 0)]
+
+
+def test_a_store_that_takes_away_its_own_region(machine: Machine) -> None:
+    """7.2 looks the page of each byte up in its turn; later versions go on with the region
+    that the store began with. The fourth byte switches the window off that it came through."""
+    if machine.faults:
+        pytest.skip("the board's configuration window stays")
+    version = machine.config.build.version_tuple
+    store = Access(0xB000_005D, 8, 0)
+    rules = cpu_rules_for(version)
+    wrong = replace(rules, stores_bytewise=True, lazy_lookup=not rules.lazy_lookup)
+    for tried in (rules, wrong):
+        with machine.session() as (session, agent):
+            assert start_of(session, "pcie-mmcfg-mmio") == 0xB000_0000
+            judge = Judge(session, agent, faults=False, rules=tried)
+            judge.evidence.remap = session.refresh
+            judge.run([store, Access(0xB000_0000, 4)], all_memory=False)
+            assert not session.mirror.memory.view.lookup(0xB000_0000).assigned
+            assert bool(judge.differences) == (tried is wrong), judge.differences
 
 
 def test_flash(machine: Machine) -> None:
