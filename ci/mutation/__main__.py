@@ -87,7 +87,7 @@ def sources_of(kept: Path, only: list[str]) -> dict[str, str]:
 
 def draw(every: list[Mutant], sources: dict[str, str], seed: int, size: int) -> Result:
     """A sample of ``size``, 0 for all, each mutant made."""
-    sample = list(islice(drawn(every, seed), size or None))
+    sample = list(islice(drawn(every, sources, seed), size or None))
     changes = {each: change(each, sources[each.module]) for each in sample}
     return Result(seed, len(every), sample, changes, f"Cosmic Ray {version('cosmic-ray')}")
 

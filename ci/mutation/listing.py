@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import ast
 import difflib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from hashlib import sha256
+from operator import itemgetter
 from pathlib import Path
-from random import Random
 
 from cosmic_ray.ast import ast_nodes, get_ast
 from cosmic_ray.mutating import mutate_code
@@ -83,22 +85,25 @@ def _annotations(source: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
     return spans
 
 
-def drawn(mutants: list[Mutant], seed: int) -> Iterator[Mutant]:
+def drawn(mutants: list[Mutant], sources: dict[str, str], seed: int) -> Iterator[Mutant]:
     """All of them in the order of ``seed``: one of each place in the source, then a second of
     each, and so on. An arithmetic operator has eleven mutants and a condition one, and drawn
-    evenly the arithmetic would be most of a sample. A longer sample contains a shorter one."""
-    rng = Random(seed)
-    places: dict[tuple[str, int, int], list[Mutant]] = {}
+    evenly the arithmetic would be most of a sample. A longer sample contains a shorter one, and
+    an edit elsewhere hardly changes it."""
+    lines = {module: text.splitlines() for module, text in sources.items()}
+    seen: Counter[str] = Counter()
+    piles: dict[tuple[str, int, int], list[tuple[bytes, Mutant]]] = {}
     for mutant in mutants:
-        places.setdefault((mutant.module, mutant.line, mutant.column), []).append(mutant)
-    piles = list(places.values())
-    rng.shuffle(piles)
-    for pile in piles:
-        rng.shuffle(pile)
-    while piles:
-        for pile in piles:
-            yield pile.pop()
-        piles = [pile for pile in piles if pile]
+        text = lines[mutant.module][mutant.line - 1]
+        name = f"{seed} {mutant.module} {mutant.column} {mutant.operator} {text}"
+        seen[name] += 1
+        rank = sha256(f"{name} {seen[name]}".encode()).digest()
+        piles.setdefault((mutant.module, mutant.line, mutant.column), []).append((rank, mutant))
+    turns = [sorted(pile, key=itemgetter(0)) for pile in piles.values()]
+    # Turned round in itself, the least rank of a pile no longer tells how high the pile is.
+    turns.sort(key=lambda pile: pile[0][0][::-1])
+    for turn in range(max(map(len, turns), default=0)):
+        yield from (pile[turn][1] for pile in turns if turn < len(pile))
 
 
 @lru_cache(maxsize=4096)

@@ -16,6 +16,10 @@ from parso.python.tree import Keyword
 
 Position = tuple[int, int]
 
+#: What compares by identity here are enums, None, types, and objects without an equality of
+#: their own: for all of them it is the same thing.
+SAME = frozenset({"ReplaceComparisonOperator_Is_Eq", "ReplaceComparisonOperator_IsNot_NotEq"})
+
 
 class RemoveStatement(Operator):  # type: ignore[misc]
     """Puts ``pass`` for a call, a ``raise``, a ``return`` with a value, a ``del``, an augmented
@@ -56,10 +60,11 @@ def _matters(statement: Any) -> bool:
 
 
 def operators() -> dict[str, Operator]:
-    """Every operator that takes no argument, by name, in a fixed order."""
+    """Every operator that takes no argument and makes a difference, by name, in a fixed
+    order."""
     found: dict[str, Operator] = {"RemoveStatement": RemoveStatement()}
     for name in cosmic_ray.plugins.operator_names():
         kind = cosmic_ray.plugins.get_operator(name)
         if not kind.arguments():
             found[name.removeprefix("core/")] = kind()
-    return dict(sorted(found.items()))
+    return {name: found[name] for name in sorted(found) if name not in SAME}

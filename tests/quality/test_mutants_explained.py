@@ -61,11 +61,18 @@ def test_the_tool_lists_draws_and_makes_mutants(monkeypatch: pytest.MonkeyPatch)
         "annotations are left alone")
     for each in mutants:
         compile(change(each, SOURCE).source, "f.py", "exec")
-    order = list(drawn(mutants, 7))
-    assert order == list(drawn(mutants, 7)) != list(drawn(mutants, 8))
+    order, other = (list(drawn(mutants, {"f": SOURCE}, seed)) for seed in (7, 8))
+    assert order == list(drawn(mutants, {"f": SOURCE}, 7)) != other
     assert sorted(map(str, order)) == sorted(map(str, mutants))
     places = {(each.line, each.column) for each in mutants}
     assert {(each.line, each.column) for each in order[: len(places)]} == places
+    edited = SOURCE.replace("def f(", "N = 1\n\n\ndef f(")
+    later = [
+        (each.operator, change(each, edited).after)
+        for each in drawn(mutants_of("f", edited), {"f": edited}, 7)
+        if change(each, edited).before != "N = 1"
+    ]
+    assert later == [(each.operator, change(each, SOURCE).after) for each in order]
     there = Entry("f", "box.at = a + b", "ReplaceBinaryOperator_Add_Sub", "why", "box.at = a - b")
     gone = Entry("f", "box.at = a + b", "ReplaceBinaryOperator_Add_Sub", "why", "box.at = a")
     assert stale([there, gone], mutants, {"f": SOURCE}) == [gone]
