@@ -131,6 +131,12 @@ def machine(
     return made
 
 
+pc_only = pytest.mark.parametrize(
+    "machine", [make_pc], ids=["pc"], indirect=True, scope="module")
+board_only = pytest.mark.parametrize(
+    "machine", [make_board], ids=["board"], indirect=True, scope="module")
+
+
 # -- random accesses ---------------------------------------------------------------------------
 
 #: Beyond this the agents' one to one mapping ends.
@@ -255,10 +261,9 @@ def test_bytes_beyond_the_size_of_an_access(machine: Machine) -> None:
         assert values(agent, *loads) == [(value, 0, 0) for value in expected]
 
 
+@board_only
 def test_where_a_fault_is_said_to_be(machine: Machine) -> None:
     """C7: 7.2 tells the aligned address of the load that failed, later versions the piece's."""
-    if not machine.faults:
-        pytest.skip("x86 does not fault")
     old = machine.config.build.version_tuple < (8,)
     hole = 0x9000_0000
     with machine.session() as (session, agent):
@@ -275,10 +280,9 @@ def test_where_a_fault_is_said_to_be(machine: Machine) -> None:
         ]
 
 
+@pc_only
 def test_read_only_ram_by_both_ways(machine: Machine) -> None:
     """C3 and R9: a shadow area that shows RAM read-only takes the host's write only."""
-    if machine.faults:
-        pytest.skip("the board shows no RAM read-only")
     with machine.session() as (session, agent):
         config_write(session, 0, 0x92, 0x11, 1)  # 0xc8000 to 0xcffff
         session.refresh()
@@ -289,11 +293,10 @@ def test_read_only_ram_by_both_ways(machine: Machine) -> None:
         assert values(agent, Access(0xC8010, 4)) == [(0x55667788, 0, 0)]
 
 
+@pc_only
 def test_a_store_that_takes_away_its_own_region(machine: Machine) -> None:
     """7.2 looks the page of each byte up in its turn; later versions go on with the region
     that the store began with. The fourth byte switches the window off that it came through."""
-    if machine.faults:
-        pytest.skip("the board's configuration window stays")
     version = machine.config.build.version_tuple
     store = Access(0xB000_005D, 8, 0)
     rules = cpu_rules_for(version)
@@ -308,10 +311,9 @@ def test_a_store_that_takes_away_its_own_region(machine: Machine) -> None:
             assert bool(judge.differences) == (tried is wrong), judge.differences
 
 
+@board_only
 def test_flash(machine: Machine) -> None:
     """C2, C3: flash is memory to loads while it is in ROMD mode; a store always calls it."""
-    if not machine.faults:
-        pytest.skip("the PC has no flash")
     with machine.session() as (session, agent):
         judge = Judge(session, agent, faults=True)
         flash = start_of(session, "virt.flash1")
