@@ -325,6 +325,7 @@ def test_behind_an_iommu() -> None:
     assert rust.read(bytearray(8), 0x2C) == 8
     with pytest.raises(InvalidBackendAddress):
         rust.store(0x30, Le32(1))
+    assert rust.load(0x30, Le32) == target.load(0x40, Le32)[1]
     with rust.memory() as view:
         section = view.find_region(0x10)
         assert section is not None and section.section.region.kind is RegionKind.IOMMU
