@@ -20,6 +20,7 @@ from qemuglue.memory import (
     MemTxAttrs,
     Topology,
 )
+from qemuglue.memory.iommu import IommuAccess, IommuTlbEntry
 from qemuglue.memory.rcu import Rcu
 
 PAGE = 0x1000
@@ -97,6 +98,22 @@ class Device:
         return 0
 
 
+class SamePage:
+    """An IOMMU that lets everything through to ``target``, page by page."""
+
+    def __init__(self, target: AddressSpace) -> None:
+        self.target = target
+
+    def translate(
+        self, region: MemoryRegion, addr: int, access: IommuAccess, index: int
+    ) -> IommuTlbEntry:
+        page = addr & -PAGE
+        return IommuTlbEntry(self.target, page, page, PAGE - 1, IommuAccess.RW)
+
+    def attrs_to_index(self, region: MemoryRegion, attrs: MemTxAttrs) -> int:
+        return 0
+
+
 def _ram(name: str, byte: int) -> MemoryRegion:
     return MemoryRegion.ram(name, PAGE, ByteBacking(bytearray([byte]) * PAGE))
 
@@ -107,9 +124,10 @@ def _bank(name: str, first: int) -> MemoryRegion:
 
 
 class Machine:
-    """``spaces``: one over the root, one over an alias of it with something besides."""
+    """``spaces``: one over the root, one over an alias of it with something besides; on demand
+    one behind an IOMMU."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, iommu: bool = False) -> None:
         self.rcu = Rcu()
         self.topology = Topology(rcu=self.rcu)
         #: Transactions begun and done. What an access sees is a state from ``done`` before it
@@ -140,6 +158,9 @@ class Machine:
             AddressSpace("cpu", root, topology=self.topology),
             AddressSpace("device", everything, topology=self.topology),
         ]
+        if iommu:
+            region = MemoryRegion.iommu("iommu", 1 << 32, SamePage(self.spaces[0]))
+            self.spaces.append(AddressSpace("behind", region, topology=self.topology))
         self.views: list[weakref.ref[FlatView]] = []
         self._note()
 
