@@ -20,7 +20,7 @@ It does not launch or read any QEMU; the ``mirror`` room fills it from a running
 ``mapping``           ``map`` and ``unmap``, bounce buffers
 ``cached``            MemoryRegionCache: translated once, accessed often
 ``iommu``             regions that translate
-``cpu_path``          the other way in: a guest CPU's accesses
+``cpu_path``          the other way in: a guest CPU's accesses, by the rules of ``cpu_rules``
 ``rust_binding``      the Rust face of the same, with ``bytes``, ``guest_address``, ``guest_error``
 ``machine_spaces``    ADDRESS_SPACE_MEMORY and ADDRESS_SPACE_IO of a mirrored machine
 ====================  ======================================================================
@@ -37,6 +37,7 @@ from qemuglue.memory.backing import (
 )
 from qemuglue.memory.cached import MemoryRegionCache
 from qemuglue.memory.contract import Contract, Endian, Reason
+from qemuglue.memory.cpu_path import CpuFailure, CpuOutcome, CpuPath, CpuRules, cpu_rules_for
 from qemuglue.memory.dirty import DirtyMemory, DirtySnapshot
 from qemuglue.memory.endian import (
     U8,
@@ -87,6 +88,10 @@ __all__ = [
     "BeSize",
     "ByteBacking",
     "Contract",
+    "CpuFailure",
+    "CpuOutcome",
+    "CpuPath",
+    "CpuRules",
     "DirtyMemory",
     "DirtySnapshot",
     "Endian",
@@ -124,6 +129,7 @@ __all__ = [
     "Topology",
     "ViewBacking",
     "call_rcu",
+    "cpu_rules_for",
     "drain_call_rcu",
     "register",
     "render",

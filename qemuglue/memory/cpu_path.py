@@ -22,7 +22,6 @@ from qemuglue.memory.contract import Contract
 from qemuglue.memory.cpu_rules import CPU_RULES_7_2, CPU_RULES_8_1, CpuRules, Part, cpu_rules_for
 from qemuglue.memory.flatview import UNASSIGNED, FlatView, MemoryRegionSection
 from qemuglue.memory.iommu import MAX_NESTING, IommuAccess
-from qemuglue.memory.ops import MemoryRegionOps
 from qemuglue.memory.rcu import RcuGuard
 from qemuglue.memory.region import MASK64, MemoryRegion, RegionKind
 
@@ -113,26 +112,6 @@ class SubpageOps:
     ) -> int:
         data = value.to_bytes(size, self.order)
         return self.space.write_view(self.view, self.page + offset, data, attrs)
-
-
-class _Tap:
-    """A device's callbacks, keeping the last value read, whole."""
-
-    def __init__(self, ops: MemoryRegionOps) -> None:
-        self.ops = ops
-        self.last = 0
-
-    def read(
-        self, region: MemoryRegion, offset: int, size: int, attrs: MemTxAttrs
-    ) -> tuple[int, int]:
-        result, value = self.ops.read(region, offset, size, attrs)
-        self.last = value & ((1 << size * 8) - 1)
-        return result, value
-
-    def write(
-        self, region: MemoryRegion, offset: int, value: int, size: int, attrs: MemTxAttrs
-    ) -> int:
-        return self.ops.write(region, offset, value, size, attrs)
 
 
 @dataclass(slots=True)
@@ -278,18 +257,9 @@ class CpuPath:
         self._permit(page, IommuAccess.RO, addr)
         region, space = page.region, self.space
         big = space.rules.big(region.contract, space.target_big)
-        ops = region.ops or space.ops
-        if region.contract.impl_min <= size or ops is None or big:
-            result, value = space.dispatch_read(region, addr + page.delta, size, attrs)
-        else:
-            # The dispatcher cuts the value to size, as all its other users want it.
-            own, tap = region.ops, _Tap(ops)
-            region.ops = tap
-            try:
-                result, value = space.dispatch_read(region, addr + page.delta, size, attrs)
-            finally:
-                region.ops = own
-            value |= tap.last
+        result, value = space.dispatch_read(
+            region, addr + page.delta, size, attrs, wide=not big
+        )
         if result != OK:
             self._failed(CpuFailure(addr, size, False, result), failures)
         return self.rules.swapped(value, size, big != (order == "big"))

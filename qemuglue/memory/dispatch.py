@@ -40,9 +40,14 @@ class Dispatcher:
         """Forget what followed from the old rules."""
 
     def dispatch_read(
-        self, region: MemoryRegion, offset: int, size: int, attrs: MemTxAttrs = UNSPECIFIED
+        self, region: MemoryRegion, offset: int, size: int, attrs: MemTxAttrs = UNSPECIFIED,
+        *, wide: bool = False,
     ) -> tuple[int, int]:
-        """``memory_region_dispatch_read``: (result, value in the device's order), R2-R4."""
+        """``memory_region_dispatch_read``: (result, value in the device's order), R2-R4.
+
+        ``wide`` leaves what a widened piece gives beyond ``size``, as C does; whoever moves
+        bytes cuts it off anyway, a CPU does not.
+        """
         rules = self._rules
         while region.alias is not None:
             region, offset = region.alias, (offset + region.alias_offset) & MASK64
@@ -70,7 +75,7 @@ class Dispatcher:
         finally:
             if guarded or rules.unguarded_releases:
                 self.engaged.discard(region.owner)
-        return result, value & ((1 << size * 8) - 1)
+        return result, value if wide else value & ((1 << size * 8) - 1)
 
     def dispatch_write(
         self, region: MemoryRegion, offset: int, value: int, size: int,
