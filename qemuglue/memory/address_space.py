@@ -228,8 +228,12 @@ class AddressSpace(Ranges):
         check_address(addr)
         if not length:
             return None
-        with self.memory() as view:
-            return mapping.map_memory(self, view, addr, length, is_write, attrs)
+        reader = self._local.reader
+        reader.lock()
+        try:
+            return mapping.map_memory(self, self.view, addr, length, is_write, attrs)
+        finally:
+            reader.unlock()
 
     def unmap(self, mapped: Mapping, access_length: int) -> None:
         """End a mapping; ``access_length`` bytes of it were really accessed

@@ -2,8 +2,8 @@
 
 A cache holds on to one view and one section. Memory is accessed directly; a device's registers
 are dispatched without asking the map again, and an IOMMU is asked at every access. Offsets are
-in the cache. Source: QEMU ``system/physmem.c`` ``address_space_cache_init`` and the ``_cached``
-functions.
+in the cache. Each access is an RCU section of its own (in C it is the caller's). Source: QEMU
+``system/physmem.c`` ``address_space_cache_init`` and the ``_cached`` functions.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from qemuglue.memory.endian import EndianInt, typed_class, typed_value
 from qemuglue.memory.flatview import MemoryRegionSection
 from qemuglue.memory.iommu import translate
 from qemuglue.memory.mapping import extend, host_memory
+from qemuglue.memory.rcu import RcuGuard
 from qemuglue.memory.region import MASK64, RegionKind
 
 if TYPE_CHECKING:
@@ -61,7 +62,8 @@ class MemoryRegionCache:
         if self._ptr is not None:
             return OK, bytes(self._ptr[offset : offset + length])
         buffer = bytearray(length)
-        result = self._slow(offset, buffer, b"", False)
+        with RcuGuard(self.space.topology.rcu):
+            result = self._slow(offset, buffer, b"", False)
         return result, bytes(buffer)
 
     def write(self, offset: int, data: bytes) -> int:
@@ -71,7 +73,8 @@ class MemoryRegionCache:
         if self._ptr is not None:
             self._ptr[offset : offset + len(data)] = data
             return OK
-        return self._slow(offset, bytearray(), data, True)
+        with RcuGuard(self.space.topology.rcu):
+            return self._slow(offset, bytearray(), data, True)
 
     def load(
         self, offset: int, kind: type[EndianInt], attrs: MemTxAttrs = UNSPECIFIED
@@ -81,8 +84,9 @@ class MemoryRegionCache:
         self._check(offset, kind.size)
         if self._ptr is not None:
             return OK, int(kind.struct.unpack_from(self._ptr, offset)[0])
-        found = self._translate(offset, kind.size, False, attrs)
-        return self.space.load_found(found, kind.size, kind.order, attrs)
+        with RcuGuard(self.space.topology.rcu):
+            found = self._translate(offset, kind.size, False, attrs)
+            return self.space.load_found(found, kind.size, kind.order, attrs)
 
     def store(self, offset: int, value: EndianInt, attrs: MemTxAttrs = UNSPECIFIED) -> int:
         """The result, one dispatch (``address_space_stw_le_cached`` and its kin)."""
@@ -91,8 +95,9 @@ class MemoryRegionCache:
         if self._ptr is not None:
             value.struct.pack_into(self._ptr, offset, value)
             return OK
-        found = self._translate(offset, value.size, True, attrs)
-        return self.space.store_found(found, value, value.size, value.order, attrs)
+        with RcuGuard(self.space.topology.rcu):
+            found = self._translate(offset, value.size, True, attrs)
+            return self.space.store_found(found, value, value.size, value.order, attrs)
 
     def invalidate(self, offset: int, access_length: int) -> None:
         """The bytes were written: mark them dirty (``address_space_cache_invalidate``).

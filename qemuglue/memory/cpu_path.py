@@ -168,6 +168,7 @@ class CpuPath:
         failures: list[CpuFailure] = []
         load = self._load_aligned if self.rules.loads_combine else self._load_pieces
         with RcuGuard(self.space.topology.rcu):
+            self._catch_up()
             try:
                 return CpuOutcome(load(addr, size, order, attrs, failures), tuple(failures))
             except _Fault:
@@ -185,6 +186,7 @@ class CpuPath:
         data = (value & ((1 << size * 8) - 1)).to_bytes(size, order)
         failures: list[CpuFailure] = []
         with RcuGuard(self.space.topology.rcu):
+            self._catch_up()
             first = self._page(addr, attrs)
             parts = self.rules.stores(addr, size, self.page_size, first.store_direct)
             pages = self._pages_of(parts, attrs)
@@ -301,7 +303,16 @@ class CpuPath:
     def shares_page(self, addr: int) -> bool:
         """Whether ``addr`` lies in a page that several sections share."""
         with RcuGuard(self.space.topology.rcu):
+            self._catch_up()
             return isinstance(self._page(addr, UNSPECIFIED).region.ops, SubpageOps)
+
+    def _catch_up(self) -> None:
+        """Take the space's present view (``tcg_commit``). Since 8.1 at the latest a CPU gets a
+        new one between two accesses only; on 7.2 the next part of an access goes by it."""
+        view = self.space.view
+        if view is not self._view:
+            self._view = view
+            self._pages.clear()
 
     def _pages_of(self, parts: tuple[Part, ...], attrs: MemTxAttrs) -> list[_Page] | None:
         """The pages of all parts, where they are looked up before anything is done."""
@@ -309,10 +320,10 @@ class CpuPath:
 
     def _page(self, addr: int, attrs: MemTxAttrs) -> _Page:
         """C1. What the TLB would hold for the page of ``addr``."""
-        view = self.space.view
-        if view is not self._view:
-            self._view = view
-            self._pages.clear()
+        if self.rules.lazy_lookup:
+            self._catch_up()
+        view = self._view
+        assert view is not None, "every access begins with the current one"
         base = addr & -self.page_size
         page = self._pages.get(base)
         if page is None:

@@ -28,7 +28,12 @@ class Ranges(SpaceView):
     ) -> tuple[MemoryRegionSection, int, int]:
         """(section, offset in its region, bytes of ``length`` that can be done at once); behind
         an IOMMU the section is one of the target space (``address_space_translate``)."""
-        return self.translate_in(self.view, addr, length, is_write, attrs)
+        reader = self._local.reader
+        reader.lock()
+        try:
+            return self.translate_in(self.view, addr, length, is_write, attrs)
+        finally:
+            reader.unlock()
 
     def section_in(
         self, view: FlatView, addr: int, length: int
@@ -43,7 +48,12 @@ class Ranges(SpaceView):
         self, addr: int, length: int
     ) -> tuple[MemoryRegionSection, int, int]:
         """``section_in`` the current view."""
-        return self.section_in(self.view, addr, length)
+        reader = self._local.reader
+        reader.lock()
+        try:
+            return self.section_in(self.view, addr, length)
+        finally:
+            reader.unlock()
 
     def translate_in(
         self, view: FlatView, addr: int, length: int, is_write: bool, attrs: MemTxAttrs
@@ -78,8 +88,12 @@ class Ranges(SpaceView):
         meets; ``attrs.memory`` is not looked at.
         """
         check_address(addr)
-        with self.memory() as view:
-            return self.access_valid_in(view, addr, length, is_write, attrs)
+        reader = self._local.reader
+        reader.lock()
+        try:
+            return self.access_valid_in(self.view, addr, length, is_write, attrs)
+        finally:
+            reader.unlock()
 
     def access_valid_in(
         self, view: FlatView, addr: int, length: int, is_write: bool, attrs: MemTxAttrs
@@ -172,21 +186,28 @@ class Ranges(SpaceView):
         """Write to RAM and ROM, and pass over everything else by the steps of R6; always OK
         (``address_space_write_rom``, R12: how firmware is loaded)."""
         check_address(addr)
-        with self.memory() as view:
-            done = 0
-            while done < len(data):
-                section, offset, n = self.translate_in(
-                    view, (addr + done) & MASK64, len(data) - done, True, attrs
-                )
-                region = section.region
-                if region.backing is None or not self._rules.rom_writable(region):
-                    n = self._rules.chunk(region.contract, n, offset)
-                else:
-                    n = _inside(region, offset, n)
-                    region.backing.write(offset, bytes(data[done : done + n]))
-                    self.mark_dirty(region, offset, n)
-                done += n
+        reader = self._local.reader
+        reader.lock()
+        try:
+            self._write_rom(self.view, addr, bytes(data), attrs)
+        finally:
+            reader.unlock()
         return OK
+
+    def _write_rom(self, view: FlatView, addr: int, data: bytes, attrs: MemTxAttrs) -> None:
+        done = 0
+        while done < len(data):
+            section, offset, n = self.translate_in(
+                view, (addr + done) & MASK64, len(data) - done, True, attrs
+            )
+            region = section.region
+            if region.backing is None or not self._rules.rom_writable(region):
+                n = self._rules.chunk(region.contract, n, offset)
+            else:
+                n = _inside(region, offset, n)
+                region.backing.write(offset, data[done : done + n])
+                self.mark_dirty(region, offset, n)
+            done += n
 
     def read_view(
         self, view: FlatView, addr: int, buffer: bytearray | memoryview, attrs: MemTxAttrs,

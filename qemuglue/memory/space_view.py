@@ -109,8 +109,9 @@ class SpaceView(Dispatcher):
             old.view.unref()
 
     def _rules_changed(self) -> None:
-        if self._current is not None:
-            self._current = Current(self._current.view)
+        with self.topology.lock:
+            if self._current is not None:
+                self._current = Current(self._current.view)
 
     def update(self) -> FlatView:
         """Draw all views of the topology again; needed only where a region was changed by its

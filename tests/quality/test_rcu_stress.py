@@ -24,7 +24,17 @@ from rcu_checks import Puppet, at_step, puppets
 from rcu_machine import BASE, PAGE, PAGES, STATES, Machine, byte_at, bytes_at
 
 from qemuglue.errors import ModelError
-from qemuglue.memory import AddressSpace, Be16, FlatView, Le64, MemTxAttrs, Topology
+from qemuglue.memory import (
+    AddressSpace,
+    Be16,
+    CpuPath,
+    FlatView,
+    Le64,
+    MemoryRegionCache,
+    MemTxAttrs,
+    Topology,
+    cpu_rules_for,
+)
 from qemuglue.memory import rcu as rcu_module
 from qemuglue.memory.attrs import UNSPECIFIED
 from qemuglue.memory.flatview import FlatViewRefGuard, render
@@ -283,13 +293,42 @@ def by_iommu(machine: Machine, space: AddressSpace, rng: Random) -> None:
     assert result == 0 and value == byte * ONES[0] and byte in BYTES[(addr - BASE) // PAGE]
 
 
+def by_iommu_otherwise(machine: Machine, space: AddressSpace, rng: Random) -> None:
+    """What is not a read or a load, behind an IOMMU."""
+    behind, addr = machine.spaces[2], BASE + int(rng.random() * PAGES) * PAGE + 32
+    assert behind.access_valid(addr, 8, False)
+    since = machine.done
+    wanted = [bytes_at(addr, 8, state) for state in range(STATES)]
+    mapped = behind.map(BASE + 2 * PAGE, 8, False)
+    assert mapped is not None and bytes(mapped.buffer) in (b"\xc0" * 8, b"\xd0" * 8)
+    behind.unmap(mapped, 0)
+    assert behind.translate(addr, 8)[2] == 8 and behind.get_iotlb_entry(addr, False) is not None
+    with MemoryRegionCache(behind, addr, 8, False) as cache:
+        since = machine.done
+        _judge(machine, since, *cache.read(0, 8), wanted)
+        result, value = cache.load(0, Le64)
+        assert result == 0 and value == (value & 0xFF) * ONES[0]
+
+
+def by_cpu(machine: Machine, space: AddressSpace, rng: Random) -> None:
+    """A CPU's load over the end of a page, from 8.1 on: both pages are of one view."""
+    cpu = CpuPath(space, rules=cpu_rules_for((10, 0, 2)))
+    addr = BASE + PAGE - 4
+    cpu.load(addr + 0x40, 4, "little")
+    since = machine.done
+    outcome = cpu.load(addr, 8, "big")
+    assert outcome.value is not None and not outcome.failures
+    wanted = [bytes_at(addr, 8, state) for state in range(STATES)]
+    _judge(machine, since, 0, outcome.value.to_bytes(8, "big"), wanted)
+
+
 def every_step(access: Access, reclaimed: list[int], *, steps: int = 2) -> int:
     """``access`` with ``steps`` transactions before its first line, then before its second...
     How many lines it has."""
     wanted, total = 0, 1
     with puppets("writer") as (writer,):
         while wanted < total:
-            machine = Machine(iommu=access is by_iommu)
+            machine = Machine(iommu=access in (by_iommu, by_iommu_otherwise))
             reclaimed[0] = 0
             for _ in range(wanted % 5):
                 machine.step()
@@ -333,13 +372,15 @@ def traced_with_defects(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("traced")
-@pytest.mark.parametrize("access", [*ACCESSES, by_write], ids=lambda access: access.__name__)
+@pytest.mark.parametrize(
+    "access", [*ACCESSES, by_write, by_cpu], ids=lambda access: access.__name__)
 def test_a_transaction_before_every_line(access: Access, reclaimed: list[int]) -> None:
     assert every_step(access, reclaimed) > 20
 
 
 @pytest.mark.usefixtures("traced")
-@pytest.mark.parametrize("access", [by_rust_face, by_iommu], ids=lambda access: access.__name__)
+@pytest.mark.parametrize(
+    "access", [by_rust_face, by_iommu, by_iommu_otherwise], ids=lambda access: access.__name__)
 def test_other_ways_in(
     access: Access, reclaimed: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
