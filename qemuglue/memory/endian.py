@@ -61,7 +61,7 @@ class EndianInt(int):
             raise ModelError(f"{cls.__name__} takes an integer, got {value!r}") from None
         if not cls.size:
             raise ModelError("EndianInt itself has no size and order; use Le16, Be32, U8, …")
-        if number < 0 or number >> cls.size * 8:
+        if number >> cls.size * 8:  # of a negative number never 0
             raise ModelError(
                 f"{cls.__name__} holds 0 to {(1 << cls.size * 8) - 1:#x}, got {number:#x}"
             )

@@ -350,6 +350,8 @@ def test_sections_as_guest_memory_regions() -> None:
         assert first.checked_offset(1, TOP - 1) is None
         assert first.to_region_addr(0x100) == MemoryRegionAddress(0)
         assert first.to_region_addr(GuestAddress(0x13F)) == MemoryRegionAddress(0x3F)
+        odd = view.find_region(TOP - 1)
+        assert odd is not None and odd.to_region_addr(TOP - 1) == MemoryRegionAddress(0xF)
         assert first.to_region_addr(0xFF) is None and first.to_region_addr(0x140) is None
         for wrong in (GuestAddress(0), Le32(0), -1, "0"):
             with pytest.raises(ModelError):
@@ -401,6 +403,17 @@ def test_an_access_to_a_section_ends_with_it() -> None:
                 access()
         section.write_obj(Le16(0x4142), 0xE)
         assert section.read_obj((0xE, MemTxAttrs()), Le16) == 0x4142
+
+
+def test_a_section_anywhere_moves_all_of_it() -> None:
+    rust, space = rust_over((0x130, ram(0x1800)))
+    with rust.memory() as view:
+        (section,) = view
+        assert section.to_region_addr(0x1F1) == MemoryRegionAddress(0xC1)
+        data = bytes(range(256)) * 0x18
+        section.write_slice(data, 0)
+        section.read_slice(buf := bytearray(len(data)), 0)
+    assert buf == data and space.read(0x130, len(data)) == (OK, data)
 
 
 def test_a_device_section_ends_with_it_where_the_view_runs_on() -> None:
