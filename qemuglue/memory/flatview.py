@@ -123,7 +123,8 @@ class FlatView:
         self.cover = tuple(_fill(sections))
         self.starts = [section.start for section in self.cover]
         self._count = 1
-        self._lock = threading.Lock()
+        # Reentrant, since a finalizer of the same thread may give a reference back anywhere.
+        self._lock = threading.RLock()
         self._rcu = rcu
 
     def lookup(self, addr: int) -> MemoryRegionSection:
@@ -162,16 +163,17 @@ class FlatView:
                 return True
             return False
 
-    def unref(self) -> None:
+    def unref(self, *, finalizer: bool = False) -> None:
         """One user less; the last one's leaving has the view reclaimed when all RCU sections
-        of now have ended (``flatview_unref``). Raises ModelError where nobody uses it."""
+        of now have ended (``flatview_unref``). In a ``finalizer`` nothing is reclaimed at once.
+        Raises ModelError where nobody uses it."""
         with self._lock:
             if not self._count:
                 raise ModelError("the view has no reference left to give back")
             self._count -= 1
             last = not self._count
         if last:
-            self._rcu.call(self._reclaim)
+            (self._rcu.defer if finalizer else self._rcu.call)(self._reclaim)
 
     @property
     def references(self) -> int:
@@ -200,7 +202,7 @@ class _ReclaimedView(FlatView):
     def ref(self) -> bool:
         raise RcuError("use after free: the view was reclaimed")
 
-    def unref(self) -> None:
+    def unref(self, *, finalizer: bool = False) -> None:
         raise RcuError("use after free: the view was reclaimed")
 
 
@@ -245,8 +247,10 @@ class FlatViewRefGuard:
         self.release()
 
     def __del__(self) -> None:
-        if getattr(self, "_view", None) is not None:
-            self.release()
+        view = getattr(self, "_view", None)
+        if view is not None:
+            self._view = None
+            view.unref(finalizer=True)
 
 
 def _fill(sections: list[MemoryRegionSection]) -> Iterator[MemoryRegionSection]:

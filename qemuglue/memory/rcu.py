@@ -205,6 +205,11 @@ class Rcu:
         if not self._local.reader.epoch:
             self._run()
 
+    def defer(self, func: Callable[[], object]) -> None:
+        """``call`` for finalizers, which may run anywhere: nobody's callbacks are run now, due or
+        not; the next unlock or call finds them."""
+        self._enqueue(self._calls, func)
+
     def synchronize(self, timeout_s: float = GRACE_TIMEOUT_S) -> None:
         """``synchronize_rcu``: return after every section that is open now has ended.
 

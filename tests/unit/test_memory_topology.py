@@ -299,6 +299,31 @@ def test_a_guard_that_is_dropped_gives_its_reference_back() -> None:
     assert space.view.references == before
 
 
+def test_a_finalizer_reclaims_nothing_itself() -> None:
+    rcu = Rcu()
+    root = system()
+    space = AddressSpace("memory", root, topology=Topology(rcu=rcu))
+    guard = space.memory()
+    old = guard.view
+    root.add_subregion(0, MemoryRegion.ram("ram", 0x1000))
+    ran: list[str] = []
+    with RcuGuard(rcu):
+        rcu.call(lambda: ran.append("somebody else's"))
+        del guard
+        gc.collect()
+        assert old.references == 0 and rcu.pending == 2
+    assert old.reclaimed and ran == ["somebody else's"]
+    guard = space.memory()
+    old = guard.view
+    root.set_enabled(False)
+    del guard
+    gc.collect()
+    assert not old.reclaimed and rcu.pending == 1, "due, but not run by the finalizer"
+    with RcuGuard(rcu):
+        pass
+    assert old.reclaimed
+
+
 def test_memory_looks_again_where_the_view_is_gone_already() -> None:
     """The window of flatview_ref: the view was read, then replaced and dropped."""
     root = system()
