@@ -58,8 +58,11 @@ from qemuglue.memory.flatview import (
     MemoryRegionSection,
     render,
 )
+from qemuglue.memory.guest_address import GuestAddress, MemoryRegionAddress
+from qemuglue.memory.guest_error import GuestMemoryError
 from qemuglue.memory.iommu import IommuAccess, IommuOps, IommuTlbEntry
 from qemuglue.memory.listener import MemoryListener, register, unregister
+from qemuglue.memory.machine_spaces import ADDRESS_SPACE_IO, ADDRESS_SPACE_MEMORY
 from qemuglue.memory.mapping import Mapping
 from qemuglue.memory.ops import MemoryRegionOps, Observer, OpsTable
 from qemuglue.memory.rcu import (
@@ -77,6 +80,8 @@ from qemuglue.memory.rules import Rules, rules_for
 from qemuglue.memory.topology import Topology
 
 __all__ = [
+    "ADDRESS_SPACE_IO",
+    "ADDRESS_SPACE_MEMORY",
     "U8",
     "UNASSIGNED",
     "UNSPECIFIED",
@@ -98,6 +103,8 @@ __all__ = [
     "EndianInt",
     "FlatView",
     "FlatViewRefGuard",
+    "GuestAddress",
+    "GuestMemoryError",
     "HostMemory",
     "IoEventFd",
     "IommuAccess",
@@ -112,6 +119,7 @@ __all__ = [
     "MemTxResult",
     "MemoryListener",
     "MemoryRegion",
+    "MemoryRegionAddress",
     "MemoryRegionCache",
     "MemoryRegionOps",
     "MemoryRegionSection",
