@@ -468,6 +468,7 @@ def test_an_empty_view() -> None:
 def test_ranges() -> None:
     rust, _ = rust_over((0, ram(0x10)), (0x10, ram(0x10, "b")), (TOP - 4, ram(4, "c")))
     with rust.memory() as view:
+        assert view.last_addr() == GuestAddress(TOP - 1)
         assert view.check_range(4, 0x1C) and not view.check_range(4, 0x1D)
         assert view.check_range(TOP - 4, 4) and view.check_range(TOP - 4, 0x24)
         assert not view.check_range(TOP - 4, 0x25) and not view.check_range(0x20, 1)
