@@ -31,6 +31,9 @@ BASELINE_S = 600.0
 #: down.
 MEMORY_BYTES = 4 << 30
 
+#: Accesses of the stress test, which would do as many as it can for seconds.
+STRESS = "20000"
+
 #: How files of tests about the model alone begin; the others see it through the mirror, the
 #: witnesses and so on.
 MODEL_TESTS = ("test_memory", "test_rust", "test_rules_are", "test_rcu")
@@ -187,6 +190,7 @@ class Runner:
             "HOME": str(self.folder), "PYTHONPATH": f"{root}:{TOOL}",
             # No build is found there, so no test can start a QEMU.
             "QEMUGLUE_CACHE": str(self.folder / "no-builds"),
+            "QEMUGLUE_STRESS": STRESS,
         }
         if not compiled:
             kept["PYTHONDONTWRITEBYTECODE"] = "1"

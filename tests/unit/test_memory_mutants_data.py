@@ -1,0 +1,131 @@
+"""What mutation testing found untested in data: versions, value classes, messages, page maths."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import pkgutil
+from dataclasses import replace
+
+import pytest
+from rule_checks import Device, ram
+
+import qemuglue.memory
+from qemuglue.errors import ModelError
+from qemuglue.memory import (
+    AddressSpace,
+    Be64,
+    Contract,
+    CpuPath,
+    Endian,
+    EndianInt,
+    IoEventFd,
+    Le16,
+    MemoryRegion,
+    RegionKind,
+    Rules,
+)
+from qemuglue.memory.cpu_rules import CPU_RULES_7_2
+from qemuglue.memory.dirty import DirtyMemory
+from qemuglue.memory.rules import (
+    RULES_7_2,
+    RULES_7_2_UNGUARDED,
+    RULES_8_1,
+    RULES_9_0,
+    RULES_9_2,
+    RULES_10_0,
+    RULES_LATEST,
+)
+
+MODULES = [
+    importlib.import_module(f"qemuglue.memory.{module.name}")
+    for module in pkgutil.iter_modules(qemuglue.memory.__path__)
+]
+VALUE_CLASSES = [
+    each for module in MODULES for each in vars(module).values()
+    if isinstance(each, type) and dataclasses.is_dataclass(each)
+    and each.__module__ == module.__name__ and not each.__name__.startswith("_")
+]
+#: Subclasses replace one method of a Rules; a Piece is made once a shape.
+WITH_A_DICTIONARY = {"Rules", "CpuRules", "Piece"}
+
+
+@pytest.mark.parametrize("kind", VALUE_CLASSES, ids=lambda kind: kind.__name__)
+def test_value_classes_cannot_be_changed(kind: type) -> None:
+    assert kind.__dataclass_params__.frozen  # type: ignore[attr-defined]
+    assert ("__slots__" in vars(kind)) is (kind.__name__ not in WITH_A_DICTIONARY)
+
+
+#: What each version does otherwise than the one behind it: reentrancy_guard, unguarded_releases,
+#: debug_writes_rom, bounce_budget, cached_slow_relative, rom_write_by_kind,
+#: ports_single_dispatch.
+VERSIONS = [
+    (RULES_7_2_UNGUARDED, "7.2.0", False, False, False, False, True, True, False),
+    (RULES_7_2, "7.2", True, True, False, False, True, True, False),
+    (RULES_8_1, "8.1", True, False, False, False, True, True, False),
+    (RULES_9_0, "9.0", True, False, False, False, False, True, False),
+    (RULES_9_2, "9.2", True, False, False, True, False, True, False),
+    (RULES_10_0, "10.0", True, False, True, True, False, False, False),
+    (RULES_LATEST, "11.1", True, False, True, True, False, False, True),
+]
+
+
+@pytest.mark.parametrize("row", VERSIONS, ids=lambda row: row[1])
+def test_what_each_version_does(row: tuple[object, ...]) -> None:
+    rules = row[0]
+    assert isinstance(rules, Rules)
+    assert (
+        rules, rules.name, rules.reentrancy_guard, rules.unguarded_releases,
+        rules.debug_writes_rom, rules.bounce_budget, rules.cached_slow_relative,
+        rules.rom_write_by_kind, rules.ports_single_dispatch,
+    ) == row
+
+
+@pytest.mark.parametrize(("kind", "most"), [(Le16, 0xFFFF), (Be64, (1 << 64) - 1)])
+def test_the_message_names_the_whole_range(kind: type[EndianInt], most: int) -> None:
+    with pytest.raises(ModelError, match=f"{kind.__name__} holds 0 to {most:#x}, got "):
+        kind(most + 1)
+
+
+def test_an_eventfd_far_inside_a_region_swallows_too() -> None:
+    region = MemoryRegion.io("bell", 0x2000, Contract(endian=Endian.LITTLE))
+    root = MemoryRegion.container_of("system", 1 << 64)
+    root.add_subregion(0, region)
+    space = AddressSpace("memory", root)
+    space.ops = device = Device()
+    region.ioeventfds = (IoEventFd(int("1040", 16), 4),)
+    assert space.write(0x1040, bytes(4)) == 0 and device.log == []
+    assert space.write(0x1044, bytes(4)) == 0 and len(device.log) == 1
+
+
+def test_nothing_written_makes_nothing_dirty() -> None:
+    memory = ram(0x4000)
+    bits = DirtyMemory(0x1000)
+    assert bits.test_and_clear(memory, 0, 0x4000, 0)
+    for length in (0, -1):
+        bits.set(memory, 0x1800, length, 1)
+        assert not bits.get(memory, 0, 0x4000, 0)
+    bits.set(memory, 0x1800, 1, 1)
+    assert not bits.get(memory, 0x1800, 0, 0) and bits.get(memory, 0x1800, 1, 0)
+    assert not bits.test_and_clear(memory, 0x1800, 0, 0)
+    assert bits.test_and_clear(memory, 0x1000, 1, 0)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in RegionKind if kind is not RegionKind.ALIAS])
+def test_no_region_has_an_iommu_unless_it_was_given_one(kind: RegionKind) -> None:
+    assert MemoryRegion("plain", 0x1000, kind).iommu_ops is None
+
+
+@pytest.mark.parametrize("size", [1, 2, 4, 8])
+def test_an_aligned_load_keeps_every_bit_it_was_asked_for(size: int) -> None:
+    class Ones(Device):
+        def read(self, *_: object) -> tuple[int, int]:
+            return 0, (1 << 64) - 1
+
+    root = MemoryRegion.container_of("system", 1 << 64)
+    wide = Contract(valid_max=8, impl_min=8, impl_max=8, endian=Endian.LITTLE)
+    root.add_subregion(0, MemoryRegion.io("wide", 0x1000, wide))
+    space = AddressSpace("memory", root)
+    space.ops = Ones()
+    path = CpuPath(space, rules=replace(CPU_RULES_7_2, loads_spill=False))
+    assert path.load(8, size, "little").value == (1 << 8 * size) - 1
