@@ -11,7 +11,7 @@ from random import Random
 from oracle import TOP, WINDOW, Node, Oracle, Spot, _edges, random_contract
 
 from qemuglue.errors import ModelError
-from qemuglue.memory import RegionKind
+from qemuglue.memory import Contract, RegionKind
 from qemuglue.memory.guest_error import (
     GuestIOError,
     InvalidGuestAddress,
@@ -191,6 +191,12 @@ def rust_map(rng: Random) -> tuple[Node, int]:
                         romd=rng.random() < 0.7)
             made.append(node)
         root.add(base + rng.randrange(0, WINDOW - size), rng.randrange(-1, 2), node)
+    if base == TOP - WINDOW:
+        # Something behind the last address, and a device that reaches over it.
+        root.add(0, 0, Node("zero", 16, RegionKind.RAM))
+        if rng.random() < 0.5:
+            wide = Contract(valid_unaligned=True, impl_unaligned=True, valid_max=8)
+            root.add(TOP - 8, 2, Node("edge", 8, RegionKind.IO, contract=wide))
     if base == 3 * PAGE and rng.random() < 0.5:
         # RAM with whole pages, and a part of a page at either end.
         root.add(PAGE - 20, -2, Node("pages", 3 * PAGE + 50, RegionKind.RAM))
