@@ -29,14 +29,15 @@ ONLY_MEMORY = MemTxAttrs(memory=True)
 class Swapped:
     """An IOMMU that swaps every two pages."""
 
-    def __init__(self, target: AddressSpace) -> None:
+    def __init__(self, target: AddressSpace, allows: IommuAccess = IommuAccess.RW) -> None:
         self.target = target
+        self.allows = allows
 
     def translate(
         self, region: MemoryRegion, addr: int, access: IommuAccess, index: int
     ) -> IommuTlbEntry:
         page = addr & -PAGE
-        return IommuTlbEntry(self.target, page, page ^ PAGE, PAGE - 1, IommuAccess.RW)
+        return IommuTlbEntry(self.target, page, page ^ PAGE, PAGE - 1, self.allows)
 
     def attrs_to_index(self, region: MemoryRegion, attrs: MemTxAttrs) -> int:
         return 0
@@ -64,6 +65,17 @@ def test_memory_only_is_asked_before_anything_is_done() -> None:
     assert space.write(2 * PAGE - 4, b"0123", ONLY_MEMORY) == 0
     assert space.read(2 * PAGE - 4, 4, ONLY_MEMORY) == (0, b"0123")
     assert device.log == []
+
+
+@pytest.mark.parametrize("allows", [IommuAccess.RO, IommuAccess.WO])
+def test_translate_asks_for_reading_unless_told(allows: IommuAccess) -> None:
+    target = AddressSpace("memory", MemoryRegion.ram("ram", 2 * PAGE))
+    bus = MemoryRegion.container_of("bus", TOP)
+    bus.add_subregion(0, MemoryRegion.iommu("iommu", 2 * PAGE, Swapped(target, allows)))
+    space = AddressSpace("bus", bus, topology=target.topology)
+    found, told = space.translate(4, 4), space.translate(4, 4, False)
+    assert found[0].assigned is told[0].assigned is (allows is IommuAccess.RO)
+    assert space.translate(4, 4, True)[0].assigned is (allows is IommuAccess.WO)
 
 
 class _Again(Device):

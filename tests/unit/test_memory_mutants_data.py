@@ -24,6 +24,8 @@ from qemuglue.memory import (
     MemoryRegion,
     RegionKind,
     Rules,
+    SparseBacking,
+    render,
 )
 from qemuglue.memory.cpu_rules import CPU_RULES_7_2
 from qemuglue.memory.dirty import DirtyMemory
@@ -129,3 +131,38 @@ def test_an_aligned_load_keeps_every_bit_it_was_asked_for(size: int) -> None:
     space.ops = Ones()
     path = CpuPath(space, rules=replace(CPU_RULES_7_2, loads_spill=False))
     assert path.load(8, size, "little").value == (1 << 8 * size) - 1
+
+
+@pytest.mark.parametrize("at", [0, 1, 0x7FFF, 0xFFFD])
+def test_a_write_to_sparse_memory_moves_nothing_else(at: int) -> None:
+    memory = SparseBacking(0x30000)
+    memory.write(0, bytes(at % 251 for at in range(0x20000)))
+    memory.write(at, b"new")
+    want = bytearray(at % 251 for at in range(0x20000))
+    want[at : at + 3] = b"new"
+    assert memory.read(0, 0x20000) == want
+    assert memory.read(0x20000, 0x10000) == bytes(0x10000)
+
+
+@pytest.mark.parametrize(("length", "chunk"), [(63, 32), (64, 64), (65, 64), (200, 64)])
+def test_the_widest_dispatch_is_64_bytes(length: int, chunk: int) -> None:
+    wide = Contract(valid_max=64, valid_unaligned=True, impl_unaligned=True)
+    assert RULES_10_0.chunk(wide, length, 0) == chunk
+
+
+def test_aliases_of_aliases_count_as_levels() -> None:
+    shown = ram(0x1000)
+    for at in range(250):
+        shown = MemoryRegion.alias_of(f"alias{at}", shown, 0, 0x1000)
+    root = MemoryRegion.container_of("system", 1 << 64)
+    root.add_subregion(0x1000, shown)
+    with pytest.raises(ModelError, match="levels deep"):
+        render(root)
+
+
+def test_eventfds_of_any_size_are_told_apart_by_their_address() -> None:
+    region = MemoryRegion.io("bell", 0x100)
+    region.add_eventfd(0x10, 0, None, "a")
+    region.add_eventfd(0x20, 0, None, "b")
+    region.del_eventfd(0x20, 0, None, "b")
+    assert [(fd.addr, fd.notifier) for fd in region.ioeventfds] == [(0x10, "a")]
