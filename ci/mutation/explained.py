@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,13 +15,16 @@ LIST = Path("tests/quality/mutants_explained.toml")
 @dataclass(frozen=True, slots=True)
 class Entry:
     """``line`` and ``becomes`` are source lines without their indentation; line numbers would
-    change with every edit. Without ``becomes``, any mutant of that operator on that line."""
+    change with every edit. ``within`` names the innermost function or class around the line.
+    Without ``becomes``, any mutant of that operator on that line; without ``within``, wherever
+    the line stands."""
 
     module: str
     line: str
     operator: str
     reason: str
     becomes: str | None = None
+    within: str | None = None
 
     def matches(self, mutant: Mutant, source: str) -> bool:
         if mutant.module != self.module or mutant.operator != self.operator:
@@ -28,11 +32,24 @@ class Entry:
         # Making a mutant takes a while, so its place is asked first.
         if source.splitlines()[mutant.line - 1].strip() not in self.line.split("\n"):
             return False
+        if self.within is not None and self.within != _around(source, mutant.line):
+            return False
         made = change(mutant, source)
         return made.before == self.line and self.becomes in (None, made.after)
 
     def __str__(self) -> str:
         return f"{self.module}: {self.operator}: {self.line}"
+
+
+def _around(source: str, line: int) -> str:
+    """The innermost function or class, with its decorators, that ``line`` is part of."""
+    found = ""
+    for node in ast.walk(ast.parse(source)):  # outer ones first
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            first = min([node.lineno, *(each.lineno for each in node.decorator_list)])
+            if first <= line <= (node.end_lineno or first):
+                found = node.name
+    return found
 
 
 def read(path: Path) -> list[Entry]:

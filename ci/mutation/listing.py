@@ -123,4 +123,4 @@ def change(mutant: Mutant, source: str) -> Change:
 
 
 def _stripped(lines: Iterator[str]) -> str:
-    return "\n".join(line.strip() for line in lines)
+    return "\n".join(line.strip() for line in lines).strip()

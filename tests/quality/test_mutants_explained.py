@@ -18,7 +18,7 @@ ENTRIES = tomllib.loads(LIST.read_text(encoding="utf-8")).get("mutant", [])
 
 def test_each_entry_names_lines_that_are_there_and_a_reason() -> None:
     for entry in ENTRIES:
-        assert set(entry) <= {"module", "line", "operator", "becomes", "reason"}, entry
+        assert set(entry) <= {"module", "line", "operator", "becomes", "within", "reason"}, entry
         source = (ROOT / f"qemuglue/memory/{entry['module']}.py").read_text(encoding="utf-8")
         lines = "\n".join(line.strip() for line in source.splitlines())
         assert f"\n{entry['line']}\n" in lines, f"not in {entry['module']}: {entry['line']}"
@@ -28,7 +28,8 @@ def test_each_entry_names_lines_that_are_there_and_a_reason() -> None:
 
 def test_no_entry_is_there_twice() -> None:
     seen = Counter(
-        (entry["module"], entry["line"], entry["operator"], entry.get("becomes"))
+        (entry["module"], entry["line"], entry["operator"], entry.get("becomes"),
+         entry.get("within"))
         for entry in ENTRIES
     )
     assert [each for each, times in seen.items() if times > 1] == []
