@@ -166,3 +166,31 @@ def test_eventfds_of_any_size_are_told_apart_by_their_address() -> None:
     region.add_eventfd(0x20, 0, None, "b")
     region.del_eventfd(0x20, 0, None, "b")
     assert [(fd.addr, fd.notifier) for fd in region.ioeventfds] == [(0x10, "a")]
+
+
+def test_eventfds_at_one_address_are_told_apart_by_their_size() -> None:
+    region = MemoryRegion.io("bell", 0x100)
+    region.add_eventfd(0x10, 2, None, "a")
+    region.add_eventfd(0x10, 4, None, "b")
+    region.del_eventfd(0x10, 4, None, "b")
+    assert [(fd.size, fd.notifier) for fd in region.ioeventfds] == [(2, "a")]
+    assert not IoEventFd(0x10, 2).equals(IoEventFd(0x10, 4))
+    assert IoEventFd(0x10, 0).equals(IoEventFd(0x10, 4))
+    assert IoEventFd(0x10, 2, 1).equals(IoEventFd(0x10, 2, 1))
+
+
+@pytest.mark.parametrize("bits", [2, 64])
+def test_pages_of_a_cpu_have_limits(bits: int) -> None:
+    space = AddressSpace("memory", ram(0x1000))
+    with pytest.raises(ModelError, match=r"pages are 2\^3 to 2\^63 bytes"):
+        CpuPath(space, page_bits=bits)
+    nearest = 3 if bits == 2 else 63
+    assert CpuPath(space, page_bits=nearest).page_size == 1 << nearest
+
+
+def test_a_page_at_odds_is_named_with_its_offset() -> None:
+    root = MemoryRegion.container_of("system", 1 << 64)
+    root.add_subregion(0x800, MemoryRegion.ram("odd", 0x3000))
+    path = CpuPath(AddressSpace("memory", root))
+    with pytest.raises(ModelError, match="the page 0x2000 of 'odd': its offset 0x1800 is not a"):
+        path.load(0x2000, 4, "little")
