@@ -9,6 +9,7 @@ from qemuglue.errors import ModelError
 from qemuglue.memory import (
     AddressSpace,
     ByteBacking,
+    CpuPath,
     IommuAccess,
     IommuTlbEntry,
     Le32,
@@ -16,10 +17,12 @@ from qemuglue.memory import (
     MemoryRegion,
     MemoryRegionSection,
     MemTxAttrs,
+    RcuError,
     Topology,
     register,
     unregister,
 )
+from qemuglue.memory.rust_binding import AddressSpace as RustSpace
 
 TOP = 1 << 64
 PAGE = 0x1000
@@ -131,6 +134,48 @@ def test_a_single_access_behind_the_end_of_the_backing_is_an_error(addr: int) ->
         space.load(addr, Le32)
     with pytest.raises(ModelError):
         space.store(addr, Le32(1))
+
+
+def test_a_mapping_over_two_sections_is_no_longer_than_asked_for() -> None:
+    memory = ram(0x10000)
+    protected = MemoryRegion.alias_of("protected", memory, 0x1000, 0x9000)
+    protected.set_readonly(True)
+    root = MemoryRegion.container_of("system", TOP)
+    root.add_subregion(0, MemoryRegion.alias_of("low", memory, 0, 0x1000))
+    root.add_subregion(0x1000, protected)
+    space = AddressSpace("memory", root)
+    assert len(space.view) == 2
+    for wanted in (0x800, 0x1000, 0x1800, 0x2800, 0x6400, 0xA000):
+        mapped = space.map(0, wanted, False)
+        assert mapped is not None and len(mapped) == wanted
+        space.unmap(mapped, wanted)
+
+
+def test_a_cpu_sees_the_right_bytes_behind_an_iommu() -> None:
+    root = MemoryRegion.container_of("system", TOP)
+    memory = ram(4 * PAGE)
+    root.add_subregion(3 * PAGE, memory)
+    root.add_subregion(0, ram(PAGE, "low"))
+    target = AddressSpace("memory", root)
+    bus = MemoryRegion.container_of("bus", TOP)
+    bus.add_subregion(PAGE, MemoryRegion.iommu("iommu", 8 * PAGE, Swapped(target)))
+    space = AddressSpace("bus", bus, topology=target.topology)
+    path = CpuPath(space)
+    for page in range(4):
+        assert target.store(3 * PAGE + page * PAGE + 8, Le32(0x1000 + page)) == 0
+    for page in range(3, 7):
+        # The IOMMU is asked by the offset in its region, which begins in page 1.
+        from_cpu = (page ^ 1) * PAGE + PAGE + 8
+        assert path.load(from_cpu, 4, "little").value == 0x1000 + page - 3
+        assert space.load(from_cpu, Le32) == (0, 0x1000 + page - 3)
+
+
+def test_a_guard_of_the_rust_face_cannot_be_entered_after_its_release() -> None:
+    guard = RustSpace(AddressSpace("memory", ram(PAGE))).memory()
+    with guard as view:
+        assert view.num_regions() == 1
+    with pytest.raises(RcuError), guard:
+        pass
 
 
 # -- listeners ---------------------------------------------------------------------------------

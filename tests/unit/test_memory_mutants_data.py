@@ -22,6 +22,10 @@ from qemuglue.memory import (
     IoEventFd,
     Le16,
     MemoryRegion,
+    MemTxAttrs,
+    RcuCell,
+    RcuError,
+    RcuGuard,
     RegionKind,
     Rules,
     SparseBacking,
@@ -194,3 +198,54 @@ def test_a_page_at_odds_is_named_with_its_offset() -> None:
     path = CpuPath(AddressSpace("memory", root))
     with pytest.raises(ModelError, match="the page 0x2000 of 'odd': its offset 0x1800 is not a"):
         path.load(0x2000, 4, "little")
+
+
+@pytest.mark.parametrize(("field", "most"), [
+    ("space", 3), ("pid", 255), ("requester_id", 65535), ("address_type", 1),
+])
+def test_attributes_hold_as_many_bits_as_qemus(field: str, most: int) -> None:
+    assert getattr(MemTxAttrs(**{field: most}), field) == most
+    for wrong in (-1, most + 1):
+        with pytest.raises(ValueError, match=field):
+            MemTxAttrs(**{field: wrong})
+
+
+def test_nothing_behind_a_region_is_dirty() -> None:
+    memory = ram(0x2000)
+    bits = DirtyMemory(0x1000)
+    assert bits.test_and_clear(memory, 0, 0x2000, 0)
+    assert not bits.get(memory, 0x2000, 0x1000, 0)
+
+
+def test_a_cell_asks_for_its_guard_even_while_it_is_empty() -> None:
+    cell: RcuCell[int] = RcuCell(None)
+    guard = RcuGuard()
+    assert cell.get(guard) is None
+    guard.release()
+    with pytest.raises(RcuError):
+        cell.get(guard)
+
+
+def test_a_store_of_a_cpu_takes_the_low_bytes_of_its_value() -> None:
+    memory = ram(0x1000)
+    path = CpuPath(AddressSpace("memory", memory))
+    path.store(4, 0x11223344, 2, "little")
+    assert memory.backing is not None and memory.backing.read(3, 4) == b"\0\x44\x33\0"
+
+
+@pytest.mark.parametrize("order", ["little", "big"])
+def test_two_bytes_of_two_pages_are_one_byte_each(order: str) -> None:
+    class Wide(Device):
+        def read(self, region: MemoryRegion, *_: object) -> tuple[int, int]:
+            return 0, (1 << 64) - 1 if region.name == "ones" else 0
+
+    wide = Contract(valid_max=8, valid_unaligned=True, impl_min=4, impl_max=8, endian=Endian.BIG)
+    root = MemoryRegion.container_of("system", 1 << 64)
+    for at, name in enumerate(("zeros", "ones", "none")):
+        root.add_subregion(at * 0x1000, MemoryRegion.io(name, 0x1000, wide))
+    space = AddressSpace("memory", root)
+    space.ops = Wide()
+    path = CpuPath(space)
+    for addr, data in ((0xFFF, b"\0\xff"), (0x1FFF, b"\xff\0")):
+        value = path.load(addr, 2, order).value  # type: ignore[arg-type]
+        assert value == int.from_bytes(data, order)  # type: ignore[arg-type]
