@@ -234,12 +234,13 @@ def test_a_store_of_a_cpu_takes_the_low_bytes_of_its_value() -> None:
 
 
 @pytest.mark.parametrize("order", ["little", "big"])
-def test_two_bytes_of_two_pages_are_one_byte_each(order: str) -> None:
+@pytest.mark.parametrize("endian", [Endian.LITTLE, Endian.BIG])
+def test_two_bytes_of_two_pages_are_one_byte_each(endian: Endian, order: str) -> None:
     class Wide(Device):
         def read(self, region: MemoryRegion, *_: object) -> tuple[int, int]:
             return 0, (1 << 64) - 1 if region.name == "ones" else 0
 
-    wide = Contract(valid_max=8, valid_unaligned=True, impl_min=4, impl_max=8, endian=Endian.BIG)
+    wide = Contract(valid_max=8, valid_unaligned=True, impl_min=4, impl_max=8, endian=endian)
     root = MemoryRegion.container_of("system", 1 << 64)
     for at, name in enumerate(("zeros", "ones", "none")):
         root.add_subregion(at * 0x1000, MemoryRegion.io(name, 0x1000, wide))
