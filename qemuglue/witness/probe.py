@@ -215,7 +215,7 @@ def explain(
         return None
     if facts:
         for probe in probes:
-            facts.update(_accepted(rules, contract, probe, facts))
+            facts.update(_accepted(probe))
     orders = {big for probe in probes for big in _orders(rules, contract, probe, facts)}
     if len(orders) == 1:
         endian = Endian.BIG if orders.pop() else Endian.LITTLE
@@ -280,16 +280,15 @@ def _fits(rules: Rules, contract: Contract, probe: _Probe, facts: AcceptsFacts) 
     return count == len(probe.seen)
 
 
-def _accepted(
-    rules: Rules, contract: Contract, probe: _Probe, facts: AcceptsFacts
-) -> Iterator[tuple[tuple[int, int, bool], bool]]:
-    """Dispatches that were seen to be accepted by a device that vetoes others."""
-    at = probe.offset
-    while at < min(probe.offset + probe.size, probe.stop):
-        n = _chunk(rules, contract, probe, at)
-        if (at, n, probe.is_write) not in facts:
-            yield (at, n, probe.is_write), True
-        at += n
+def _accepted(probe: _Probe) -> Iterator[tuple[tuple[int, int, bool], bool]]:
+    """The dispatch that was surely accepted, of a device that vetoes others. The trace shows
+    calls only, and a call may be a piece of a wider dispatch: nothing is sure but a probe that
+    was one call."""
+    if (
+        len(probe.seen) == 1 and probe.seen[0].reason is None
+        and probe.offset + probe.size <= probe.stop
+    ):
+        yield (probe.offset, probe.size, probe.is_write), True
 
 
 def _orders(
