@@ -209,10 +209,10 @@ class Mirror:
                 found.extend(differences(
                     view.space, model_lines(drawn, labels), qemu_lines(view.ranges)
                 ))
-            elif (None if drawn.root is None else drawn.root.name) == text.root:
+            elif _root_name(drawn) == text.root:
                 right.add((id(drawn), id(text)))
                 continue
-            ours = None if drawn.root is None else drawn.root.name
+            ours = _root_name(drawn)
             if ours != text.root:
                 found.append(ViewDifference(
                     view.space, what=f"the model draws {ours!r} for it, QEMU {text.root!r}"
@@ -326,8 +326,12 @@ class Mirror:
         return paired
 
     def _misfit(self, drawn: FlatView, text: FlatText) -> int:
-        """The number of ranges that differ."""
+        """The number of ranges that differ. Views without any range differ by their roots."""
         if same(drawn, text.ranges, self._model.labels):
-            return 0
+            return int(_root_name(drawn) != text.root)
         labels = self._model.labels
         return len(differences("", model_lines(drawn, labels), qemu_lines(text.ranges))) or 1
+
+
+def _root_name(view: FlatView) -> str | None:
+    return None if view.root is None else view.root.name
