@@ -3,7 +3,8 @@
 Two texts are read: the tree (``info mtree -o -D``) and the flat views (``info mtree -f -o``,
 also with ``-d``). QEMU takes the flags only in the order ``-f -d -o -D``; any other order is
 refused with "extraneous characters". The text is untrusted: whatever does not parse raises
-ProtocolError with the number of its line, and every size has a limit.
+ProtocolError with the number of its line, and every size has a limit. So has time: a line is
+matched in a time proportional to its length, and blocks that were read before are not read again.
 
 What the text says, and what it does not (QEMU ``mtree_print_mr``, ``mtree_print_flatview``):
 
@@ -20,8 +21,11 @@ What the text says, and what it does not (QEMU ``mtree_print_mr``, ``mtree_print
 from __future__ import annotations
 
 import re
+from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Generic, TypeVar
 
 from qemuglue.errors import ProtocolError
 
@@ -37,30 +41,48 @@ MAX_LINE = 4096
 MAX_DEPTH = 100
 #: Nodes or ranges in one text; bounds the memory a hostile text can take.
 MAX_NODES = 200_000
+#: Lines in one text; the rest of what bounds the memory it can take.
+MAX_LINES = 400_000
+#: Address spaces in one text: each is drawn, and namesakes are told apart one by one. Every PCI
+#: device has one; the largest real machine has 850.
+MAX_SPACES = 5_000
 #: Ways to cut ``NAME @TARGET`` that are kept; no real name holds `` @`` even once.
 MAX_CUTS = 8
-#: Blocks of text whose parse is kept, so that an unchanged block costs nothing on a refresh.
-CACHED_BLOCKS = 1024
+#: Lines whose parse is kept, so that an unchanged block costs nothing on a refresh: ten times
+#: the largest real machine, and 50 MB.
+CACHED_LINES = 50_000
 
 #: Region types as QEMU prints them.
 TYPES = frozenset({"ram", "rom", "romd", "ramd", "i/o", "container"})
 
 MASK64 = (1 << 64) - 1
+_INT32 = range(-(1 << 31), 1 << 31)
 
 _HEX = r"([0-9a-f]{16})"
-_OWNER = r"((?: owner:\{[^{}]*\})?(?: parent:\{[^{}]*\})?| orphan)"
-_HEAD = rf"{_HEX}-{_HEX} \(prio (-?\d{{1,11}}), (nv-)?([a-z/]{{1,16}})\): "
+_WHO = r"\{(?:dev|obj) (?:id|path|type)=[^{}]*\}"
+_OWNER = rf"((?: owner:{_WHO})?(?: parent:{_WHO})?| orphan)"
+_HEAD = rf"{_HEX}-{_HEX} \(prio (-?[0-9]{{1,10}}), (nv-)?([a-z/]{{1,16}})\): "
 _NODE = re.compile(
     rf"(\[DETECTED OVERFLOW!\] )?( *){_HEAD}"
     rf"(?:alias (.*) @(.*) {_HEX}-{_HEX}|(.*?))( \[disabled\])?{_OWNER}"
 )
 #: Accelerators name the ranges they map; a bare word would eat the end of a region's name.
-_ACCELERATORS = "(?: (?:KVM|HVF|WHPX|MSHV|NVMM|Xen))*"
-_RANGE = re.compile(rf"  {_HEAD}(.*?)(?: @{_HEX})?{_OWNER}{_ACCELERATORS}")
+_ACCELERATORS = (" KVM", " HVF", " WHPX", " MSHV", " NVMM", " Xen")
+_RANGE = re.compile(rf"  {_HEAD}(.*?)(?: @{_HEX})?{_OWNER}")
 _VIEW_SPACE = re.compile(r' AS "(.*)", root: (.*?)(?:, alias (.*))?')
-_SECTION = re.compile(rf"      #(\d{{1,9}}) @{_HEX}\.\.{_HEX} (.*?)((?: \[[A-Za-z ]+\])*)")
-#: Never in a name; the tab stands before the nodes of a dispatch tree.
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+_SECTION = re.compile(rf"      #([0-9]{{1,9}}) @{_HEX}\.\.{_HEX} (.*?)((?: \[[A-Za-z ]+\]){{0,4}})")
+#: The nodes of a dispatch tree (``mtree_print_phys_entries``), which nobody reads.
+_ENTRY = re.compile(
+    r"      \[[0-9]{1,9}\]"
+    r"|\t *[0-9]{1,9}(?:\.\.[0-9]{1,9})? *skip=[0-9]{1,9}  ptr=(?:NIL|#[0-9]{1,9}|\[[0-9]{1,9}\])"
+)
+#: Never in a name: control characters but the tab before the nodes of a dispatch tree, and what
+#: a terminal might obey or hide. (QEMU itself sends U+FFFD for what is no UTF-8.)
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]|(?<!\n)\t")
+_UNPRINTABLE = re.compile(
+    "[\x80-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\ufffb"
+    "\U000e0000-\U000e0fff]"
+)
 _PART = re.compile(r" (owner|parent):\{(dev|obj) (path|id|type)=([^{}]*)\}")
 
 
@@ -176,12 +198,15 @@ def parse_tree(text: str) -> TreeText:
     """
     spaces: list[Listing] = []
     targets: list[Listing] = []
-    budget = MAX_NODES
+    budget, names = MAX_NODES, MAX_SPACES
     for first_line, block in _blocks(text, TREE_COMMAND):
         listing, nodes = _listing(block, first_line)
         budget -= nodes
+        names -= len(listing.spaces)
         if budget < 0:
             raise _bad(TREE_COMMAND, first_line, f"more than {MAX_NODES} regions", "")
+        if names < 0:
+            raise _bad(TREE_COMMAND, first_line, f"more than {MAX_SPACES} address spaces", "")
         if listing.spaces and targets:
             raise _bad(TREE_COMMAND, first_line, "an address space after the alias targets",
                        block[0])
@@ -194,12 +219,15 @@ def parse_tree(text: str) -> TreeText:
 def parse_flat(text: str) -> tuple[FlatText, ...]:
     """Read ``info mtree -f [-d] [-o]``. Raises ProtocolError for anything else."""
     views: list[FlatText] = []
-    budget = MAX_NODES
+    budget, names = MAX_NODES, MAX_SPACES
     for first_line, block in _blocks(text, FLAT_COMMAND):
         view = _view(block, first_line)
         budget -= len(view.ranges) + len(view.sections)
+        names -= len(view.spaces)
         if budget < 0:
             raise _bad(FLAT_COMMAND, first_line, f"more than {MAX_NODES} ranges", "")
+        if names < 0:
+            raise _bad(FLAT_COMMAND, first_line, f"more than {MAX_SPACES} address spaces", "")
         views.append(view)
     if not views:
         raise _bad(FLAT_COMMAND, 1, "no flat view in the answer", text[:200])
@@ -213,15 +241,18 @@ def _bad(channel: str, line: int, message: str, text: str) -> ProtocolError:
 def _blocks(text: str, channel: str) -> list[tuple[int, tuple[str, ...]]]:
     """(number of the first line, lines) of every block between empty lines."""
     if len(text) > MAX_TEXT:
-        raise ProtocolError(f"an answer of more than {MAX_TEXT} characters", channel=channel,
-                            text=text[:200])
+        raise _bad(channel, text.count("\n", 0, MAX_TEXT) + 1,
+                   f"an answer of more than {MAX_TEXT} characters", "")
+    if text.count("\n") > MAX_LINES:
+        raise _bad(channel, MAX_LINES + 1, f"more than {MAX_LINES} lines", "")
     blocks: list[tuple[int, tuple[str, ...]]] = []
     lines: list[str] = []
     text = text.replace("\r\n", "\n")
-    control = _CONTROL.search(text)
-    if control is not None:
-        raise _bad(channel, text.count("\n", 0, control.start()) + 1,
-                   f"control character {control[0]!r}", "")
+    for pattern in (_CONTROL,) if text.isascii() else (_CONTROL, _UNPRINTABLE):
+        control = pattern.search(text)
+        if control is not None:
+            raise _bad(channel, text.count("\n", 0, control.start()) + 1,
+                       f"control character {control[0]!r}", "")
     *whole_lines, rest = text.split("\n")
     for number, line in enumerate(whole_lines, 1):
         if len(line) > MAX_LINE:
@@ -237,8 +268,37 @@ def _blocks(text: str, channel: str) -> list[tuple[int, tuple[str, ...]]]:
     return blocks
 
 
-@lru_cache(maxsize=CACHED_BLOCKS)
-def _listing_at(block: tuple[str, ...], first_line: int) -> tuple[Listing, int]:
+_T = TypeVar("_T")
+
+
+class _Kept(Generic[_T]):
+    """Parses of blocks, the least recently used forgotten first. Counted in lines, since one
+    block may be as long as all others together.
+
+    An error is not kept: it needs the number of the block's first line, which is no part of
+    the key, since it changes with the blocks before.
+    """
+
+    def __init__(self, parse: Callable[[tuple[str, ...], int], _T]) -> None:
+        self._parse = parse
+        self._known: OrderedDict[tuple[str, ...], _T] = OrderedDict()
+        self._lines = 0
+
+    def __call__(self, block: tuple[str, ...], first_line: int) -> _T:
+        found = self._known.get(block)
+        if found is not None:
+            self._known.move_to_end(block)
+            return found
+        found = self._known[block] = self._parse(block, first_line)
+        self._lines += len(block)
+        while self._lines > CACHED_LINES:
+            self._lines -= len(self._known.popitem(last=False)[0])
+        return found
+
+
+@_Kept
+def _listing(block: tuple[str, ...], first_line: int) -> tuple[Listing, int]:
+    """One block of the tree text, and the number of its nodes."""
     names: list[str] = []
     prefix = "address-space: "
     at = 0
@@ -262,32 +322,31 @@ def _listing_at(block: tuple[str, ...], first_line: int) -> tuple[Listing, int]:
     return Listing(tuple(names), name, root), len(block) - at
 
 
-def _listing(block: tuple[str, ...], first_line: int) -> tuple[Listing, int]:
-    """Parse a block; the cache is keyed without the line number, which only errors need."""
-    try:
-        return _listing_at(block, 1)
-    except ProtocolError:
-        return _listing_at.__wrapped__(block, first_line)
-
-
 def _nodes(block: tuple[str, ...], at: int, first_line: int) -> list[TreeNode]:
     """The roots of an indented block, children inside. Without recursion: the depth is
     whatever the text says."""
     lines: list[tuple[int, int, re.Match[str]]] = []
     starts = [0]
     for number in range(at, len(block)):
-        match = _NODE.fullmatch(block[number])
-        if match is None or match[7] not in TYPES:
-            raise _bad(TREE_COMMAND, first_line + number, "not a region", block[number])
+        line = block[number]
+        # Each `` @`` is a way to cut an alias, and each is tried.
+        match = _NODE.fullmatch(line) if line.count(" @") <= MAX_CUTS else None
+        if match is None or match[7] not in TYPES or int(match[5]) not in _INT32:
+            raise _bad(TREE_COMMAND, first_line + number, "not a region", line)
         indent = len(match[2])
         level = indent // 2
         if indent % 2 or not 1 <= level <= len(starts):
-            raise _bad(TREE_COMMAND, first_line + number, "unexpected indentation", block[number])
+            raise _bad(TREE_COMMAND, first_line + number, "unexpected indentation", line)
         if level > MAX_DEPTH:
             raise _bad(TREE_COMMAND, first_line + number, f"more than {MAX_DEPTH} levels", "")
+        start = int(match[3], 16)
+        if match[8] is not None and (int(match[4], 16) - start - int(match[11], 16)
+                                     + int(match[10], 16)) & MASK64:
+            raise _bad(TREE_COMMAND, first_line + number,
+                       "an alias that shows more or less than its size", line)
         lines.append((level, starts[level - 1], match))
         del starts[level:]
-        starts.append(int(match[3], 16))
+        starts.append(start)
     # Backwards, so that the children of a node are complete when it is made.
     pending: list[list[TreeNode]] = [[] for _ in range(MAX_DEPTH + 2)]
     for level, base, match in reversed(lines):
@@ -341,8 +400,9 @@ def _owner(text: str) -> Owner:
     return Owner(path, what == "dev")
 
 
-@lru_cache(maxsize=CACHED_BLOCKS)
+@_Kept
 def _view_at(block: tuple[str, ...], first_line: int) -> FlatText:
+    """One view. Its title is left out: its number differs between runs."""
     at = 1
     spaces: list[FlatSpace] = []
     while at < len(block) and (match := _VIEW_SPACE.fullmatch(block[at])):
@@ -367,19 +427,17 @@ def _view_at(block: tuple[str, ...], first_line: int) -> FlatText:
 
 
 def _view(block: tuple[str, ...], first_line: int) -> FlatText:
-    """Parse a block. Its number is no part of the cache's key: it differs between runs."""
-    if not re.fullmatch(r"FlatView #\d{1,9}", block[0]):
+    if not re.fullmatch(r"FlatView #[0-9]{1,9}", block[0]):
         raise _bad(FLAT_COMMAND, first_line, "not a flat view", block[0])
-    rest = ("", *block[1:])
-    try:
-        return _view_at(rest, 1)
-    except ProtocolError:
-        return _view_at.__wrapped__(rest, first_line)
+    return _view_at(("", *block[1:]), first_line)
 
 
 def _range(line: str, number: int, before: int) -> FlatLine:
-    match = _RANGE.fullmatch(line)
-    if match is None or match[5] not in TYPES:
+    stop = len(line)
+    while line.endswith(_ACCELERATORS, 0, stop):
+        stop = line.rindex(" ", 0, stop)
+    match = _RANGE.fullmatch(line, 0, stop)
+    if match is None or match[5] not in TYPES or int(match[3]) not in _INT32:
         raise _bad(FLAT_COMMAND, number, "not a range", line)
     start, last = int(match[1], 16), int(match[2], 16)
     if not before < start <= last:
@@ -399,6 +457,7 @@ def _sections(lines: tuple[str, ...], first_line: int) -> tuple[DispatchSection,
     sections: list[DispatchSection] = []
     for number, line in enumerate(lines[2:], first_line + 2):
         if line.startswith("    Nodes ("):
+            _skip_nodes(lines[number - first_line + 1:], number + 1)
             return tuple(sections)
         match = _SECTION.fullmatch(line)
         if match is None or int(match[1]) != len(sections):
@@ -406,3 +465,10 @@ def _sections(lines: tuple[str, ...], first_line: int) -> tuple[DispatchSection,
         name = "" if match[4] == "(noname)" else match[4]
         sections.append(DispatchSection(len(sections), int(match[2], 16), int(match[3], 16), name))
     raise _bad(FLAT_COMMAND, first_line + len(lines), "a dispatch tree without nodes", lines[-1])
+
+
+def _skip_nodes(lines: tuple[str, ...], first_line: int) -> None:
+    """See that what follows are the nodes of a dispatch tree."""
+    for number, line in enumerate(lines, first_line):
+        if _ENTRY.fullmatch(line) is None:
+            raise _bad(FLAT_COMMAND, number, "not a node of a dispatch tree", line)
