@@ -3,7 +3,9 @@
 The text is made by QEMU's ``log`` trace backend and by ``-d invalid_mem``; one line a
 record. Any byte of it may be garbage: names of regions hold quotes and spaces, device
 messages need not end in a newline and then stand in front of the next record, and a line
-that is nothing known is kept as text (:attr:`Kind.OTHER`), never dropped.
+that is nothing known is kept as text (:attr:`Kind.OTHER`), never dropped. Time and memory
+are proportional to the text; more than MAX_LINES lines at once are refused. What a terminal
+might obey comes out as ``\\xNN``.
 
 Records read here (QEMU ``system/trace-events`` and ``memory_region_access_valid``)::
 
@@ -21,6 +23,7 @@ import re
 from functools import lru_cache, partial
 from typing import Final, NamedTuple
 
+from qemuglue.errors import ProtocolError
 from qemuglue.memory.contract import Reason
 
 
@@ -93,12 +96,15 @@ _PREFIXES: Final = {
 # One record is cut into a head (kind, cpu, region: few different ones), two numbers, and
 # a tail (size and name: few different ones). Heads and tails are decoded once and cached,
 # so a record costs two int() and one tuple. Every quantifier is bounded by a byte class
-# that cannot match what follows it, so no input makes the matching slow.
+# that cannot match what follows it, so no input makes the matching slow. What follows the
+# numbers is limited, so that nothing in the caches is long.
 _RECORD: Final = (
     rb"(memory_region_(?:ops|subpage|ram_device)_(?:read|write) "
     rb"cpu -?[0-9]{1,9} mr (?:0x[0-9a-f]{1,16}|\(nil\))) "
-    rb"(?:addr|offset) 0x([0-9a-f]{1,16}) value 0x([0-9a-f]{1,16}) (size [0-9]{1,3}[^\n]*)\n"
-    rb"|(Invalid (?:read|write)) at addr 0x([0-9A-F]{1,16}), (size [0-9]{1,9}, region '[^\n]*)\n"
+    rb"(?:addr|offset) 0x([0-9a-f]{1,16}) value 0x([0-9a-f]{1,16}) "
+    rb"(size [0-9]{1,3}[^\n]{0,1024})\n"
+    rb"|(Invalid (?:read|write)) at addr 0x([0-9A-F]{1,16}), "
+    rb"(size [0-9]{1,9}, region '[^\n]{0,1024})\n"
 )
 # A whole chunk is walked from line start to line start: a record, else any line at all.
 _LINE: Final = re.compile(_RECORD + rb"|([^\n]*\n)")
@@ -114,9 +120,19 @@ _REFUSED: Final = re.compile(
 _FLATVIEW: Final = re.compile(
     rb"flatview_new 0x([0-9a-f]{1,16}) \(root (?:0x([0-9a-f]{1,16})|\(nil\))\)\r?\n")
 
+_START: Final = re.compile(rb"memory_region_|Invalid |flatview_new ")
+RECORD_MAX_BYTES: Final = 1280
+"""No record is longer: its head, two numbers, and 1,024 bytes behind them."""
+
 _CACHE: Final = 1 << 14
 """Different heads or tails remembered: a machine has some hundred regions; a hostile
-QEMU that invents names makes parsing slower, not larger."""
+QEMU that invents names makes parsing slower, and larger by 40 MB at most."""
+
+MAX_LINES: Final = 2_000_000
+"""Lines parsed at once; an event takes 200 bytes. The largest batch has some 100,000, and the
+transcript's own limit (UNREAD_LIMIT_BYTES) is 1.5 million of the usual length."""
+_SLICE_BYTES: Final = 1 << 20
+"""Text cut into lines at once: the pieces take several times its size."""
 
 TEXT_MAX_BYTES: Final = 4096
 """Longest text kept of a line that is no record; the rest is cut and its length told."""
@@ -153,17 +169,42 @@ def _refused(tail: bytes) -> tuple[int, str | None, Refusal] | None:
 
 
 def _text(raw: bytes) -> str:
-    return raw.decode("utf-8", "backslashreplace")
+    text = raw.decode("utf-8", "backslashreplace")
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\t" else _escaped(c) for c in text)
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode()
 
 
 def parse(chunk: bytes) -> list[Event]:
     """The events of a chunk of whole lines, in order; every line is in at least one event.
 
-    A last line without a newline is taken as if it had one.
+    A last line without a newline is taken as if it had one. Raises ProtocolError for more
+    than MAX_LINES lines.
     """
+    if chunk.count(b"\n") > MAX_LINES:
+        raise ProtocolError(f"line {MAX_LINES + 1}: more than {MAX_LINES} lines at once",
+                            channel="transcript")
     if chunk and chunk[-1] != 0x0A:
         chunk += b"\n"
     out: list[Event] = []
+    start = 0
+    while start < len(chunk):
+        stop = chunk.rfind(b"\n", start, start + _SLICE_BYTES) + 1
+        if not stop:  # one line longer than that
+            stop = chunk.find(b"\n", start) + 1
+        if stop - start > _SLICE_BYTES:
+            _slow_line(chunk[start:stop], out)
+        else:
+            _lines(chunk if stop - start == len(chunk) else chunk[start:stop], out)
+        start = stop
+    return out
+
+
+def _lines(chunk: bytes, out: list[Event]) -> None:
     add = out.append
     for head, address, value, tail, invalid, where, why, other in _LINE.findall(chunk):
         if head:
@@ -188,27 +229,25 @@ def parse(chunk: bytes) -> list[Event]:
             add(_other(invalid + b" at addr 0x" + where + b", " + why))
         else:
             _slow_line(other, out)
-    return out
 
 
 def _slow_line(line: bytes, out: list[Event]) -> None:
-    """A line that does not begin with a record: it may still hold one further on."""
-    flat = _FLATVIEW.match(line)
-    if flat:
-        out.append(_flatview(flat))
-        return
-    found = _INSIDE.search(line)
+    """A line that does not begin with a record: it may still hold one at its end."""
+    # A record ends with its line, so it cannot begin further in front.
+    end = max(0, len(line) - RECORD_MAX_BYTES)
+    found = _INSIDE.search(line, end) if _START.search(line, end) else None
     if not found:
-        out.append(_other(line[:-1]))
+        out.append(_other(line, len(line) - 1))
         return
-    out.append(_other(line[:found.start()]))
+    if found.start():
+        out.append(_other(line, found.start()))
     rest = line[found.start():]
     if rest.startswith(b"flatview_new"):
         flat = _FLATVIEW.match(rest)
         assert flat, rest
         out.append(_flatview(flat))
     else:
-        out.extend(parse(rest))
+        _lines(rest, out)
 
 
 def _flatview(found: re.Match[bytes]) -> Event:
@@ -216,10 +255,12 @@ def _flatview(found: re.Match[bytes]) -> Event:
                  None, "")
 
 
-def _other(raw: bytes) -> Event:
-    text = _text(raw[:TEXT_MAX_BYTES])
-    if len(raw) > TEXT_MAX_BYTES:
-        text += f" … {len(raw)} bytes"
+def _other(raw: bytes, size: int | None = None) -> Event:
+    """The first ``size`` bytes of ``raw``, or all, as text."""
+    size = len(raw) if size is None else size
+    text = _text(raw[:min(size, TEXT_MAX_BYTES)])
+    if size > TEXT_MAX_BYTES:
+        text += f" … {size} bytes"
     return Event(Kind.OTHER, -1, 0, 0, 0, 0, None, None, text)
 
 

@@ -76,6 +76,7 @@ _ENTRY = re.compile(
     r"      \[[0-9]{1,9}\]"
     r"|\t *[0-9]{1,9}(?:\.\.[0-9]{1,9})? *skip=[0-9]{1,9}  ptr=(?:NIL|#[0-9]{1,9}|\[[0-9]{1,9}\])"
 )
+_TITLES = ("address-space: ", "memory-region: ", "FlatView #")
 #: Never in a name: control characters but the tab before the nodes of a dispatch tree, and what
 #: a terminal might obey or hide. (QEMU itself sends U+FFFD for what is no UTF-8.)
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]|(?<!\n)\t")
@@ -264,6 +265,9 @@ def _blocks(text: str, channel: str) -> list[tuple[int, tuple[str, ...]]]:
             lines = []
     if lines or rest:
         # The last block always ends in an empty line: a text cut short must not pass.
+        first = (whole_lines[0] if whole_lines else rest)[:80]
+        if not blocks and not first.startswith(_TITLES):
+            raise _bad(channel, 1, f"no answer to this command: {first!r}", text[:200])
         raise _bad(channel, len(whole_lines) + 1, "the answer ends inside a block", rest)
     return blocks
 
@@ -336,7 +340,8 @@ def _nodes(block: tuple[str, ...], at: int, first_line: int) -> list[TreeNode]:
         indent = len(match[2])
         level = indent // 2
         if indent % 2 or not 1 <= level <= len(starts):
-            raise _bad(TREE_COMMAND, first_line + number, "unexpected indentation", line)
+            raise _bad(TREE_COMMAND, first_line + number, "unexpected indentation (without -D "
+                       "a disabled container is not printed, but what is in it is)", line)
         if level > MAX_DEPTH:
             raise _bad(TREE_COMMAND, first_line + number, f"more than {MAX_DEPTH} levels", "")
         start = int(match[3], 16)
