@@ -2,10 +2,14 @@
 
 One line to QEMU, one line back, strictly in order, so any number of commands can be on
 their way at once. :class:`QtestChannel` moves whole batches of already encoded lines and
-does no work per line; the encoders below are the only way to make such lines from
+does no work per line; the encoders (``qtest_lines``) are the only way to make such lines from
 numbers. They validate everything first, because QEMU's own parser asserts (the process
 dies) on a malformed number, on ``read`` of no bytes and on a port above 0xffff, and
 allocates whatever length it is told (QEMU ``system/qtest.c``).
+
+Replies are untrusted: any bytes give a value or a ProtocolError of one sentence, with the
+number of the reply in its batch where there is one, and no more is kept than what the
+commands can have been answered with.
 
 What the commands mean in QEMU: ``read[bwlq]``/``write[bwlq]`` are sized accesses through
 address_space_read/write, swapped for the target's byte order; ``read write memset
@@ -15,8 +19,6 @@ answer ``OK`` whatever the outcome of the memory transaction was.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import re
 import select
 import socket
@@ -33,17 +35,52 @@ from qemuglue.errors import (
     ResourceError,
     UsageError,
 )
+from qemuglue.qemu.qtest_lines import (
+    CHANNEL,
+    READ_MAX_BYTES,
+    WRITE_MAX_BYTES,
+    b64read,
+    b64write,
+    below,
+    inb,
+    inl,
+    inw,
+    memset,
+    outb,
+    outl,
+    outw,
+    parse_base64,
+    parse_hex,
+    parse_ok,
+    parse_value,
+    read,
+    readb,
+    readl,
+    readq,
+    readw,
+    show,
+    write,
+    writeb,
+    writel,
+    writeq,
+    writew,
+)
 
-CHANNEL: Final = "qtest"
+__all__ = [
+    "CHANNEL", "READ_MAX_BYTES", "WRITE_MAX_BYTES", "Qtest", "QtestChannel", "QtestDied",
+    "QtestHang", "b64read", "b64write", "inb", "inl", "inw", "memset", "outb", "outl", "outw",
+    "parse_base64", "parse_hex", "parse_ok", "parse_value", "read", "readb", "readl", "readq",
+    "readw", "socket_pair", "write", "writeb", "writel", "writeq", "writew",
+]
 
 EXCHANGE_TIMEOUT_S: Final = 10.0
 """A batch of some 10,000 commands takes 0.1 s; a slow device may take a second."""
 REPLY_LIMIT_BYTES: Final = 256 << 20
 """Longest reply text of one batch: a guard against a QEMU that never stops talking."""
-READ_MAX_BYTES: Final = 16 << 20
-"""Longest single read or fill: QEMU allocates this much and aborts if it cannot."""
-WRITE_MAX_BYTES: Final = 1 << 20
-"""Longest single write: QEMU's parsing time grows with the square of the line's length."""
+SHORT_REPLY_BYTES: Final = 64
+"""More than any reply but that to a byte string: ``OK 0x`` and 16 digits."""
+EXTRA_REPLY_BYTES: Final = 1 << 20
+"""What may come on top of the short replies: interrupt lines, a refusal in words."""
 B64READ_PIECE_BYTES: Final = 64 << 10
 WRITE_PIECE_BYTES: Final = 32 << 10
 """Piece sizes of the bulk helpers, where QEMU was measured to be fastest."""
@@ -60,11 +97,8 @@ the smallest usual socket buffer (about 280 replies) does not fill."""
 
 _RECV_BYTES: Final = 256 << 10
 _IRQ_LINES_KEPT: Final = 4096
+_IRQ_LINE_KEPT: Final = 200
 _U64_LIMIT: Final = 1 << 64
-_PORT_LIMIT: Final = 1 << 16
-_VALUE: Final = re.compile(rb"OK 0x([0-9a-fA-F]{1,16})")
-_HEX: Final = re.compile(rb"OK 0x((?:[0-9a-fA-F]{2})*)")
-_BASE64: Final = re.compile(rb"OK ([A-Za-z0-9+/]*={0,2})")
 
 
 class QtestDied(QemuDied):
@@ -124,6 +158,7 @@ class QtestChannel:
         self.broken = False
         self._early = b""
         self._owed = 0
+        self._owed_limit = 0
         self.irq_lines: deque[bytes] = deque(maxlen=_IRQ_LINES_KEPT)
         """``IRQ raise N`` / ``IRQ lower N`` lines seen, when ``allow_irq``; newest kept."""
 
@@ -152,11 +187,10 @@ class QtestChannel:
             raise UsageError("replies of earlier batches are still owed; collect them first")
         self.broken = True  # until the end of the exchange shows otherwise
         self._refuse_stale()
-        reply = self._pump(memoryview(request), replies, timeout_s, limit_bytes)
+        limit = min(limit_bytes, _longest(request, replies))
+        reply = self._pump(memoryview(request), replies, timeout_s, limit)
         if check and not _all_ok(reply, replies):
-            bad = next(line for line in reply.split(b"\n") if not line.startswith(b"OK"))
-            raise ProtocolError(f"QEMU refused a command: {_show(bad)}", channel=CHANNEL,
-                                text=_show(bad))
+            raise _refused(reply.split(b"\n"))
         self.broken = False
         return reply
 
@@ -166,8 +200,9 @@ class QtestChannel:
         """Put whole lines on their way and come back; :meth:`collect` takes their replies.
 
         Several batches may be under way; replies come in order. What QEMU answers meanwhile is
-        kept, so no batch is too long. Raises :class:`QtestHang` when QEMU does not read; a
-        QEMU that has ended is noticed by :meth:`collect`.
+        kept, so no batch is too long. Raises :class:`QtestHang` when QEMU does not read,
+        :class:`ResourceError` when it says more than all commands under way can be answered
+        with; a QEMU that has ended is noticed by :meth:`collect`.
         """
         if self.broken:
             raise UsageError("this qtest channel is out of step; start a fresh QEMU")
@@ -177,6 +212,9 @@ class QtestChannel:
             self._refuse_stale()
         self.broken = True
         deadline = time.monotonic() + timeout_s
+        known = self._owed_limit if self._owed else 0
+        limit = self._owed_limit = max(known, _longest(request, self._owed + replies))
+        early, size = [self._early], len(self._early)
         rest = self._send(memoryview(request))
         while rest:
             try:
@@ -186,8 +224,12 @@ class QtestChannel:
             if chunk == b"":
                 break  # the end of the stream: collect() will meet it again
             if chunk:
-                self._early += chunk
+                early.append(chunk)
+                size += len(chunk)
+                if size > limit:
+                    raise ResourceError(what="a qtest reply", limit=limit)
             rest = self._send(rest)
+        self._early = b"".join(early)
         self._owed += replies
         self.broken = False
 
@@ -199,6 +241,7 @@ class QtestChannel:
         if self.broken or replies > self._owed:
             raise UsageError("these replies were not asked for; send the commands first")
         self.broken = True
+        limit_bytes = min(limit_bytes, self._owed_limit)
         deadline = time.monotonic() + timeout_s
         chunks = [self._early]
         lines, size = self._early.count(b"\n"), len(self._early)
@@ -225,11 +268,9 @@ class QtestChannel:
         self._owed -= replies
         if self._early and not self._owed:
             raise ProtocolError("more replies than commands", channel=CHANNEL,
-                                text=_show(self._early[-200:]))
+                                text=show(self._early[-200:]))
         if not _all_ok(text[: len(text) - len(self._early)], replies):
-            bad = next(line for line in found if not line.startswith(b"OK"))
-            raise ProtocolError(f"QEMU refused a command: {_show(bad)}", channel=CHANNEL,
-                                text=_show(bad))
+            raise _refused(found)
         self.broken = False
         return found
 
@@ -245,8 +286,8 @@ class QtestChannel:
             raise self._died(b"")
         if self._allow_irq and stale.endswith(b"\n") and not self._without_irq(stale):
             return
-        raise ProtocolError(f"a reply nobody asked for: {_show(stale)}", channel=CHANNEL,
-                            text=_show(stale))
+        raise ProtocolError(f"a reply nobody asked for: {show(stale)}", channel=CHANNEL,
+                            text=show(stale))
 
     def _pump(self, rest: memoryview, replies: int, timeout_s: float, limit: int) -> bytes:
         """Send and receive until all replies are there. No work per line."""
@@ -281,7 +322,7 @@ class QtestChannel:
                     continue
             if lines > replies or reply[-1] != 0x0A:
                 raise ProtocolError("more replies than commands", channel=CHANNEL,
-                                    text=_show(reply[-200:]))
+                                    text=show(reply[-200:]))
             return reply
 
     def _send(self, rest: memoryview) -> memoryview:
@@ -294,16 +335,17 @@ class QtestChannel:
             return rest[:0]  # what it answered before is still to be read
 
     def _receive(self, deadline: float, *, wanting_to_send: bool) -> bytes | None:
-        """Bytes; ``b""`` at the end of the stream; ``None``: waited a little, try again."""
+        """Bytes; ``b""`` at the end of the stream; ``None``: waited a little, try again.
+        Raises TimeoutError behind the deadline, whether there are more bytes or not."""
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
         try:
             return self._sock.recv(_RECV_BYTES)
         except BlockingIOError:
             pass
         except ConnectionResetError:
             return b""
-        left = deadline - time.monotonic()
-        if left <= 0:
-            raise TimeoutError
         events = select.POLLIN | select.POLLOUT if wanting_to_send else select.POLLIN
         self._poll.modify(self._fd, events)
         self._poll.poll(left * 1000 + 1)
@@ -315,157 +357,32 @@ class QtestChannel:
 
     def _without_irq(self, reply: bytes) -> bytes:
         kept = []
-        for line in reply.splitlines(keepends=True):
+        *lines, rest = reply.split(b"\n")
+        for line in lines:
             if line.startswith(b"IRQ "):
-                self.irq_lines.append(line.rstrip(b"\r\n"))
+                self.irq_lines.append(line[:_IRQ_LINE_KEPT].rstrip(b"\r"))
             else:
                 kept.append(line)
-        return b"".join(kept)
+        return b"\n".join([*kept, rest])
 
 
 def _all_ok(reply: bytes, replies: int) -> bool:
     return replies == 0 or (reply.startswith(b"OK") and reply.count(b"\nOK") == replies - 1)
 
 
-def _show(line: bytes) -> str:
-    return line[:200].decode("ascii", "backslashreplace")
+def _longest(request: bytes, replies: int) -> int:
+    """How much text the replies to these commands can be, generously."""
+    if b"read 0x" in request:  # ``read`` and ``b64read``: byte strings
+        return REPLY_LIMIT_BYTES
+    return replies * SHORT_REPLY_BYTES + EXTRA_REPLY_BYTES
 
 
-# --- encoders: numbers in, one validated line out -------------------------------------
-
-def _below(value: int, limit: int, what: str) -> int:
-    if type(value) is not int or not 0 <= value < limit:
-        raise UsageError(f"{what} must be a whole number from 0 to {limit - 1:#x}, not {value!r}")
-    return value
-
-
-def _length(size: int, limit: int, *, least: int = 1) -> int:
-    if type(size) is not int or not least <= size <= limit:
-        raise UsageError(f"a length must be from {least} to {limit}, not {size!r}")
-    return size
-
-
-def _load(word: bytes) -> Callable[[int], bytes]:
-    form = word + b" 0x%x\n"
-
-    def encode(address: int) -> bytes:
-        if type(address) is int and 0 <= address < _U64_LIMIT:
-            return form % address
-        raise UsageError(f"{address!r} is not an address")
-
-    return encode
-
-
-def _store(word: bytes, size: int) -> Callable[[int, int], bytes]:
-    form = word + b" 0x%x 0x%x\n"
-    limit = 1 << 8 * size
-
-    def encode(address: int, value: int) -> bytes:
-        return form % (_below(address, _U64_LIMIT, "an address"), _below(value, limit, "a value"))
-
-    return encode
-
-
-def _port_in(word: bytes) -> Callable[[int], bytes]:
-    form = word + b" 0x%x\n"
-
-    def encode(port: int) -> bytes:
-        return form % _below(port, _PORT_LIMIT, "a port")
-
-    return encode
-
-
-def _port_out(word: bytes, size: int) -> Callable[[int, int], bytes]:
-    form = word + b" 0x%x 0x%x\n"
-    limit = 1 << 8 * size
-
-    def encode(port: int, value: int) -> bytes:
-        return form % (_below(port, _PORT_LIMIT, "a port"), _below(value, limit, "a value"))
-
-    return encode
-
-
-# Sized accesses: the letter gives the bytes (b 1, w 2, l 4, q 8). Addresses are 0 to
-# 2**64-1, an access may run past the top and goes on at 0; values fit their size.
-readb, readw, readl, readq = map(_load, (b"readb", b"readw", b"readl", b"readq"))
-writeb, writew = _store(b"writeb", 1), _store(b"writew", 2)
-writel, writeq = _store(b"writel", 4), _store(b"writeq", 8)
-# Ports are 0 to 0xffff.
-inb, inw, inl = map(_port_in, (b"inb", b"inw", b"inl"))
-outb, outw, outl = _port_out(b"outb", 1), _port_out(b"outw", 2), _port_out(b"outl", 4)
-
-
-def read(address: int, size: int) -> bytes:
-    """``size`` bytes (1 to READ_MAX_BYTES) as hex; decode with :func:`parse_hex`."""
-    return b"read 0x%x 0x%x\n" % (
-        _below(address, _U64_LIMIT, "an address"), _length(size, READ_MAX_BYTES))
-
-
-def write(address: int, data: bytes) -> bytes:
-    """A byte string of 1 to WRITE_MAX_BYTES bytes."""
-    size = _length(len(data), WRITE_MAX_BYTES)
-    return b"write 0x%x 0x%x 0x%b\n" % (
-        _below(address, _U64_LIMIT, "an address"), size, binascii.hexlify(data))
-
-
-def b64read(address: int, size: int) -> bytes:
-    """``size`` bytes (1 to READ_MAX_BYTES) as base64; decode with :func:`parse_base64`."""
-    return b"b64" + read(address, size)
-
-
-def b64write(address: int, data: bytes) -> bytes:
-    """A byte string of 1 to WRITE_MAX_BYTES bytes, sent as base64."""
-    size = _length(len(data), WRITE_MAX_BYTES)
-    return b"b64write 0x%x 0x%x %b\n" % (
-        _below(address, _U64_LIMIT, "an address"), size, base64.b64encode(data))
-
-
-def memset(address: int, size: int, value: int) -> bytes:
-    """Fill ``size`` bytes (0 to READ_MAX_BYTES) with one byte value."""
-    return b"memset 0x%x 0x%x 0x%x\n" % (
-        _below(address, _U64_LIMIT, "an address"), _length(size, READ_MAX_BYTES, least=0),
-        _below(value, 256, "a byte"))
-
-
-# --- decoders: one reply line (without or with its newline) ---------------------------
-
-def _match(pattern: re.Pattern[bytes], line: bytes) -> bytes:
-    found = pattern.fullmatch(line.rstrip(b"\r\n"))
-    if not found:
-        raise ProtocolError(f"not an answer to this command: {_show(line)}", channel=CHANNEL,
-                            text=_show(line))
-    return found[1]
-
-
-def parse_value(line: bytes) -> int:
-    """The number of an ``OK 0x…`` reply (sized reads and ports)."""
-    return int(_match(_VALUE, line), 16)
-
-
-def parse_hex(line: bytes, size: int) -> bytes:
-    """The ``size`` bytes of a ``read`` reply."""
-    return _sized(bytes.fromhex(_match(_HEX, line).decode()), size)
-
-
-def parse_base64(line: bytes, size: int) -> bytes:
-    """The ``size`` bytes of a ``b64read`` reply."""
-    text = _match(_BASE64, line)
-    try:
-        return _sized(base64.b64decode(text, validate=True), size)
-    except binascii.Error as error:
-        raise ProtocolError(f"bad base64: {error}", channel=CHANNEL) from None
-
-
-def parse_ok(line: bytes) -> None:
-    """A bare ``OK`` (all writes)."""
-    if line.rstrip(b"\r\n") != b"OK":
-        raise ProtocolError(f"not OK: {_show(line)}", channel=CHANNEL, text=_show(line))
-
-
-def _sized(data: bytes, size: int) -> bytes:
-    if len(data) != size:
-        raise ProtocolError(f"{len(data)} bytes instead of {size}", channel=CHANNEL)
-    return data
+def _refused(lines: list[bytes]) -> ProtocolError:
+    """The first of these replies that is no ``OK``."""
+    number, bad = next((number, line) for number, line in enumerate(lines, 1)
+                       if not line.startswith(b"OK"))
+    return ProtocolError(f"line {number}: QEMU refused a command: {show(bad)}", channel=CHANNEL,
+                         text=show(bad))
 
 
 # --- one at a time --------------------------------------------------------------------
@@ -536,17 +453,19 @@ class Qtest:
         """``"little"`` or ``"big"``: the byte order of the target's sized accesses."""
         line = self._one(b"endianness\n").strip()
         if line not in (b"OK little", b"OK big"):
-            raise ProtocolError(f"no byte order: {_show(line)}", channel=CHANNEL)
+            raise ProtocolError(f"no byte order: {show(line)}", channel=CHANNEL)
         return line[3:].decode()
 
     def clock_step(self, step_ns: int) -> int:
         """Move the virtual clock on and return it in ns; only under ``-accel qtest``."""
-        request = b"clock_step %d\n" % _below(step_ns, 1 << 63, "a clock step")
+        request = b"clock_step %d\n" % below(step_ns, 1 << 63, "a clock step")
         line = self.channel.exchange(request, 1, timeout_s=self.timeout_s, check=False).strip()
-        found = re.fullmatch(rb"OK (-?[0-9]{1,20})", line)
-        if not found:
+        found = re.fullmatch(rb"OK (-?[0-9]{1,19})", line)
+        if found:
+            return int(found[1])
+        if line.startswith(b"FAIL"):
             raise UsageError("this QEMU cannot step its clock: it runs without -accel qtest")
-        return int(found[1])
+        raise ProtocolError(f"no clock: {show(line)}", channel=CHANNEL, text=show(line))
 
 
 def _wrapped(address: int) -> int:
