@@ -19,7 +19,6 @@ from qemuglue.witness.barriers import Barriers
 from qemuglue.witness.contracts import Veto
 from qemuglue.witness.dma import KICK_REGIONS
 from qemuglue.witness.evidence import Evidence
-from qemuglue.witness.oddities import AVOIDED
 from qemuglue.witness.ram import TrackedBacking
 from qemuglue.witness.verdict import Kind
 
@@ -170,7 +169,8 @@ class FastMap:
 
     def __init__(
         self, space: AddressSpace, barriers: Barriers,
-        unjudgeable: Callable[[MemoryRegion], str | None], *, ports: bool = False,
+        unjudgeable: Callable[[MemoryRegion], str | None], *,
+        avoided: Callable[[str], str | None] = lambda name: None, ports: bool = False,
     ) -> None:
         view = space.view
         rules = space.rules
@@ -198,8 +198,9 @@ class FastMap:
             self.plans.append(
                 DevicePlan(space, section.region, self.kinds[len(self.plans)], unjudgeable)
             )
-            avoided = section.region.name in AVOIDED
-            solo = "avoid" if avoided else "solo" if unjudgeable(section.region) else None
+            solo = "solo" if unjudgeable(section.region) else None
+            if avoided(section.region.name) is not None:
+                solo = "avoid"
             self.rbarrier.append(solo or _barrier(barriers, section.region, False))
             self.wbarrier.append(solo or _barrier(barriers, section.region, True))
         #: Whether there is any: most machines have none among their memory.

@@ -22,7 +22,7 @@ from qemuglue.qemu.qtest import QtestDied, QtestHang
 from qemuglue.witness.dma import KICK_REGIONS, LONGEST, floods, ranges
 from qemuglue.witness.face import SIZED_READS, SIZED_WRITES, encode_all
 from qemuglue.witness.judging import READS, BatchJudge, Suspicion
-from qemuglue.witness.oddities import ROM_DEVICE_END
+from qemuglue.witness.oddities import reason
 from qemuglue.witness.session import Session, Step
 from qemuglue.witness.verdict import Kind, Tally, Verdict
 
@@ -182,7 +182,7 @@ class LockStep:
         for section in self.judge.sections(op, addr):
             why = self.session.unjudgeable(section.region)
             if op.verb in SIZED_READS and section.region.kind is RegionKind.ROM_DEVICE:
-                why = ROM_DEVICE_END
+                why = reason("rom-device-end")
             if section.region.name in KICK_REGIONS:
                 why = f"{section.region.name}: a DMA of more than {LONGEST} bytes is not started"
             if why is not None:

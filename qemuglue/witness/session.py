@@ -31,7 +31,7 @@ from qemuglue.witness.dma import FwCfgDma
 from qemuglue.witness.evidence import Evidence, IoRootOps
 from qemuglue.witness.face import HostFace, encode
 from qemuglue.witness.fastmap import FastMap, is_io_root
-from qemuglue.witness.oddities import AVOIDED
+from qemuglue.witness.oddities import avoided
 from qemuglue.witness.pci import pci_setup
 from qemuglue.witness.ram import RamSource, RamWitness, ram_regions
 from qemuglue.witness.ramsource import source_for
@@ -80,6 +80,8 @@ class Session:
         self.fast: FastMap
         self.fast_io: FastMap | None = None
         self._unknown: dict[MemoryRegion, str] = {}
+        #: Regions that are never touched on this machine.
+        self.avoided = avoided(config.build.version_tuple, config.full_name)
         self._procmem: ProcMem | None = None
         self._replaced: dict[MemoryRegion, int] = {}
         self._unparsed = b""
@@ -158,9 +160,10 @@ class Session:
     def draw_fast_maps(self) -> None:
         """After a change of the map, or of what is known of barriers and contracts."""
         memory, io, barriers = self.mirror.memory, self.mirror.io, self.knowledge.barriers
-        self.fast = FastMap(memory, barriers, self.unjudgeable)
+        self.fast = FastMap(memory, barriers, self.unjudgeable, avoided=self.avoided.why)
         self.fast_io = (
-            FastMap(io, barriers, self.unjudgeable, ports=True) if io is not None else None
+            FastMap(io, barriers, self.unjudgeable, avoided=self.avoided.why, ports=True)
+            if io is not None else None
         )
 
     def _attach_ram(self) -> None:
@@ -229,7 +232,7 @@ class Session:
         """Device regions in view that can be probed and have not been."""
         return [
             region for region in self.device_regions()
-            if region in self._unknown and region.name not in AVOIDED
+            if region in self._unknown and self.avoided.why(region.name) is None
             and self.contract_key(region) not in self.knowledge.hopeless
         ]
 
@@ -239,8 +242,9 @@ class Session:
 
     def unjudgeable(self, region: MemoryRegion) -> str | None:
         """Why nothing can be said of accesses to ``region``, or None."""
-        if region.name in AVOIDED:
-            return f"{region.name}: {AVOIDED[region.name]}"
+        why = self.avoided.why(region.name)
+        if why is not None:
+            return f"{region.name}: {why}"
         if region in self._unknown:
             return f"{region.name}: {self._unknown[region]}"
         if region in self.ram.uncovered:
