@@ -16,7 +16,8 @@
 
 A direction of which nothing is known has ``unknown`` and no sizes. An alternative is a list of
 six: valid_min, valid_max, unaligned, impl_min, impl_max, impl_unaligned. ``accepts`` is null or
-``{"complete": true, "ranges": [[size, start, last, step], …], "dynamic": […]}``.
+``{"complete": true, "asked": [[first, last], …], "ranges": [[size, start, last, step], …],
+"dynamic": […]}``.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ def _accepts(veto: Accepts | None) -> dict[str, object] | None:
     if veto is None:
         return None
     return {
-        "complete": veto.complete,
+        "complete": veto.complete, "asked": [list(span) for span in veto.asked],
         "ranges": [[r.size, r.start, r.last, r.step] for r in veto.ranges],
         "dynamic": [[r.size, r.start, r.last, r.step] for r in veto.dynamic],
     }
@@ -216,8 +217,21 @@ def _read_accepts(place: _Place) -> Accepts | None:
     inner = place.inner("accepts")
     return Accepts(
         tuple(_range(each) for each in inner.items("ranges")), inner.get("complete", bool),
-        tuple(_range(each) for each in inner.items("dynamic")),
+        _spans(inner), tuple(_range(each) for each in inner.items("dynamic")),
     )
+
+
+def _spans(place: _Place) -> tuple[tuple[int, int], ...]:
+    spans: list[tuple[int, int]] = []
+    for each in place.items("asked"):
+        span = each.value
+        if not isinstance(span, list) or [type(value) for value in span] != [int] * 2:
+            each.fail("two offsets are expected, first and last")
+        first, last = span
+        if not (spans[-1][1] if spans else -1) < first <= last < _U64:
+            each.fail(f"{span} is no span behind the one before it")
+        spans.append((first, last))
+    return tuple(spans)
 
 
 def _range(place: _Place) -> AcceptedRange:

@@ -13,6 +13,7 @@ is what was not learnt on one side.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -95,16 +96,29 @@ class AcceptedRange:
 
 @dataclass(frozen=True, slots=True)
 class Accepts:
-    """A device's own veto. What lies in no range is refused. ``complete``: every offset was
-    asked; otherwise the ranges stand between offsets that were asked, and end where a search
-    found the edge. ``dynamic`` are ranges whose answer changed from one time to the next."""
+    """A device's own veto. What lies in no range is refused.
+
+    Asked were the naturally aligned accesses whose first byte lies in ``asked`` (first and last
+    offset of each span, ascending). ``complete``: that is all of the region that is in view;
+    otherwise the ranges were drawn between offsets that were asked, and an edge between two that
+    differ was searched for. ``dynamic`` are accesses whose answer changed from one time to the
+    next."""
 
     ranges: tuple[AcceptedRange, ...] = ()
     complete: bool = True
+    asked: tuple[tuple[int, int], ...] = ()
     dynamic: tuple[AcceptedRange, ...] = ()
 
     def __call__(self, offset: int, size: int) -> bool:
         return any(each.size == size and offset in each for each in self.ranges)
+
+    def sure(self, offset: int, size: int) -> bool:
+        """Whether just this access was asked, and always gave the same answer."""
+        at = bisect_right(self.asked, (offset, 1 << 64)) - 1
+        return (
+            at >= 0 and offset <= self.asked[at][1] and offset % size == 0
+            and not any(each.size == size and offset in each for each in self.dynamic)
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,12 @@ device whose probed registers all read the same backwards.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field, replace
 
 from qemuglue.memory.contract import Contract, Endian
+from qemuglue.mirror.identity import RegionKey
+from qemuglue.witness.contract_table import Accepts, ContractRow, ContractTable
 
 #: (offset, size, is_write) -> accepted?
 AcceptsFacts = dict[tuple[int, int, bool], bool]
@@ -19,16 +21,36 @@ AcceptsFacts = dict[tuple[int, int, bool], bool]
 
 @dataclass(slots=True)
 class Learned:
-    """What is known of one region's contract. ``contract`` has no ``accepts`` of its own."""
+    """What is known of one region's contract. ``contract`` has no ``accepts`` of its own.
+    ``reads`` and ``writes`` are the device's veto as it was asked for all over the region; None
+    where it was not (``accepts`` has the single facts)."""
 
     contract: Contract
     endian_known: bool = False
     accepts: AcceptsFacts = field(default_factory=dict)
+    reads: Accepts | None = None
+    writes: Accepts | None = None
 
     @property
     def has_veto(self) -> bool:
         """Whether the device was ever seen to refuse an access by its own rule."""
-        return not all(self.accepts.values())
+        asked = self.reads is not None or self.writes is not None
+        return asked or not all(self.accepts.values())
+
+    def told(self, offset: int, size: int, is_write: bool) -> bool | None:
+        """Whether just this access was accepted when the region was asked; None if it was
+        not asked."""
+        veto = self.writes if is_write else self.reads
+        if veto is None or not veto.sure(offset, size):
+            return None
+        return veto(offset, size)
+
+    def guess(self, offset: int, size: int, is_write: bool) -> bool | None:
+        """What its neighbours say, or the other direction: good enough to be proved right,
+        never to accuse QEMU."""
+        mine, other = (self.reads, self.writes) if not is_write else (self.writes, self.reads)
+        veto = mine if mine is not None else other
+        return None if veto is None else veto(offset, size)
 
 
 class Contracts:
@@ -46,18 +68,20 @@ class Contracts:
     def __len__(self) -> int:
         return len(self._known)
 
-    def __iter__(self) -> object:
+    def __iter__(self) -> Iterator[tuple[Hashable, Learned]]:
         return iter(self._known.items())
 
 
 class Veto:
     """A region's ``accepts``, answering from frozen facts and, where there is none, from the
-    next line of evidence: then the fact is frozen and ``on_learnt`` is told."""
+    next line of evidence: then the fact is frozen and, if it is not what was to be expected,
+    ``on_learnt`` is told. ``refused_next`` says None where there is no evidence to learn from.
+    """
 
     __slots__ = ("_facts", "_learned", "_on_learnt", "_refused_next", "_vetoing")
 
     def __init__(
-        self, learned: Learned, refused_next: Callable[[int, int, bool], bool],
+        self, learned: Learned, refused_next: Callable[[int, int, bool], bool | None],
         on_learnt: Callable[[], None],
     ) -> None:
         self._learned = learned
@@ -74,18 +98,56 @@ class Veto:
     def __call__(self, offset: int, size: int, is_write: bool) -> bool:
         key = (offset, size, is_write)
         fact = self._facts.get(key)
+        if fact is None and self._vetoing:
+            fact = self._learned.told(offset, size, is_write)
         if fact is not None:
             return fact
-        if self._refused_next(offset, size, is_write):
-            self._facts[key] = False
+        refused = self._refused_next(offset, size, is_write)
+        guess = self._learned.guess(offset, size, is_write) if self._vetoing else None
+        if refused is None:
+            return guess is not False
+        if refused or self._vetoing:
             self._vetoing = True
-            self._on_learnt()
-            return False
-        if self._vetoing:
-            self._facts[key] = True
-            self._on_learnt()
-        return True
+            self._facts[key] = not refused
+            if guess is not (not refused):
+                self._on_learnt()
+        return not refused
 
 
 def with_endian(contract: Contract, big: bool) -> Contract:
     return replace(contract, endian=Endian.BIG if big else Endian.LITTLE)
+
+
+# -- from a table --------------------------------------------------------------------------
+
+_ENDIAN = {"little": Endian.LITTLE, "big": Endian.BIG, "": Endian.NATIVE}
+
+
+def contracts_of(table: ContractTable) -> Contracts:
+    """The rows of a table whose contract is known, for ``Knowledge.contracts``: a check or a
+    campaign that has them does not probe these regions again."""
+    contracts = Contracts()
+    for row in table.rows:
+        learned = learned_of(row)
+        if learned is not None:
+            contracts.put(key_of(row), learned)
+    return contracts
+
+
+def learned_of(row: ContractRow) -> Learned | None:
+    """The row as the judge takes it; None if neither direction is known. QEMU declares one
+    contract for both directions: reads are preferred, being asked first."""
+    access = row.reads if row.reads.sizes is not None else row.writes
+    if access.sizes is None:
+        return None
+    order = row.reads.order or row.writes.order
+    return Learned(
+        access.sizes.contract(_ENDIAN[order]), bool(order), {}, row.reads.accepts,
+        row.writes.accepts,
+    )
+
+
+def key_of(row: ContractRow) -> RegionKey:
+    """The region's identity, as a mirror gives it."""
+    tail = row.region[len(f"{row.owner}:{row.name}"):]
+    return RegionKey(row.owner, row.name, int(tail[1:]) if tail[1:].isdigit() else 0)

@@ -24,8 +24,9 @@ from qemuglue.memory import AddressSpace, Contract, Endian, MemoryRegion, Reason
 from qemuglue.memory.rules import RULES_10_0, RULES_LATEST, Rules
 from qemuglue.qemu.events import Event
 from qemuglue.witness.contracts import Learned
+from qemuglue.witness.explaining import explain
 from qemuglue.witness.face import HostFace
-from qemuglue.witness.probe import _own, _Probe, _Seen, _windows, explain
+from qemuglue.witness.probing import Probe, Seen, _windows, own_lines
 
 RANDOMS = st.randoms(use_true_random=False)
 BASE = 0x1000
@@ -67,14 +68,14 @@ class Probed:
             data = self.space.read(addr, size)[1]
         return self.simulated.take(), data
 
-    def probes(self, *, is_write: bool = False) -> Iterator[_Probe]:
+    def probes(self, *, is_write: bool = False) -> Iterator[Probe]:
         """As the probe of a session makes them: a window of eight, every size."""
         single = self.ports and self.rules.ports_single_dispatch
         for offset in range(min(8, self.region.size)):
             for size in (1, 2, 4) if self.ports else (1, 2, 4, 8):
                 events, data = self.access(offset, size, is_write=is_write)
-                seen = tuple(_own(events, self.region, BASE, is_write))
-                yield _Probe(offset, size, self.region.size, is_write, seen, data, single)
+                seen = tuple(own_lines(events, self.region, BASE, is_write))
+                yield Probe(offset, size, self.region.size, is_write, seen, data, single)
 
     def learned(self, *, is_write: bool = False) -> Learned | None:
         return explain(self.rules, list(self.probes(is_write=is_write)), {})
@@ -174,9 +175,9 @@ def test_a_piece_of_a_wider_access_proves_nothing() -> None:
     """Two calls of one byte may have been one accepted access of two, whose second byte alone
     the device refuses."""
     calls = [
-        _Probe(7, 2, 16, False, (_Seen(7, 1, 1, None, 0, 0), _Seen(8, 1, 2, None, 0, 0)), b"\1\2"),
-        _Probe(0, 1, 16, False, (_Seen(0, 1, 0, "rejected", 0, 0),), b"\0"),
-        _Probe(3, 1, 16, False, (_Seen(3, 1, 5, None, 0, 0),), b"\5"),
+        Probe(7, 2, 16, False, (Seen(7, 1, 1, None, 0, 0), Seen(8, 1, 2, None, 0, 0)), b"\1\2"),
+        Probe(0, 1, 16, False, (Seen(0, 1, 0, "rejected", 0, 0),), b"\0"),
+        Probe(3, 1, 16, False, (Seen(3, 1, 5, None, 0, 0),), b"\5"),
     ]
     learned = explain(RULES_10_0, calls, {})
     assert learned is not None
@@ -206,7 +207,7 @@ def test_a_devices_own_veto_becomes_facts(rng: Random, share: float) -> None:
     again.simulated = Simulated(again.space, probed.simulated.value)
     for probe in probes:
         events, data = again.access(probe.offset, probe.size)
-        assert tuple(_own(events, again.region, BASE, False)) == probe.seen
+        assert tuple(own_lines(events, again.region, BASE, False)) == probe.seen
         assert data == probe.data
 
 
@@ -303,12 +304,12 @@ def test_what_is_not_the_regions_own_is_left_out() -> None:
     dev, twin, other = device(), device(), device("other")
     space_of((BASE, dev), (BASE + 0x100, other), (0x9000, twin))
     mine = call(dev, 0xFC, 4, 1)
-    assert len(list(_own([mine, call(other, 0, 4, 2)], dev, BASE, False))) == 1
-    assert len(list(_own([call(other, 0, 4, 2), mine], dev, BASE, False))) == 1
+    assert len(list(own_lines([mine, call(other, 0, 4, 2)], dev, BASE, False))) == 1
+    assert len(list(own_lines([call(other, 0, 4, 2), mine], dev, BASE, False))) == 1
     # Once it has left the region, what comes is somebody else's, a namesake's included.
-    assert len(list(_own([mine, call(twin, 0, 4, 2), mine], dev, BASE, False))) == 1
-    assert len(list(_own([mine, call(dev, 0, 4, 2, is_write=True)], dev, BASE, False))) == 1
-    [seen] = _own([refusal(dev, 2, 2, Reason.REJECTED)], dev, BASE, False)
+    assert len(list(own_lines([mine, call(twin, 0, 4, 2), mine], dev, BASE, False))) == 1
+    assert len(list(own_lines([mine, call(dev, 0, 4, 2, is_write=True)], dev, BASE, False))) == 1
+    [seen] = own_lines([refusal(dev, 2, 2, Reason.REJECTED)], dev, BASE, False)
     assert (seen.offset, seen.size, seen.reason) == (2, 2, "rejected")
 
 
@@ -316,5 +317,5 @@ def test_offsets_count_from_the_region_wherever_it_lies() -> None:
     dev = device("top", 0x10)
     space = AddressSpace("memory", MemoryRegion.container_of("system", 1 << 64))
     space.root.add_subregion(MASK64 - 0xF, dev)
-    [seen] = _own([call(dev, 4, 4, 1)], dev, dev.absolute(), False)
+    [seen] = own_lines([call(dev, 4, 4, 1)], dev, dev.absolute(), False)
     assert seen.offset == 4
