@@ -49,7 +49,7 @@ class Facts:
     readonly: dict[MemoryRegion, bool] = field(default_factory=dict)
     #: What the first of several kin showed, taken for the others. No fact of its own.
     kin: dict[Kin, bool] = field(default_factory=dict)
-    empty: set[MemoryRegion] = field(default_factory=set)
+    empty: dict[MemoryRegion, bool] = field(default_factory=dict)
     unmergeable: set[MemoryRegion] = field(default_factory=set)
     #: First before second, both children of the key.
     pairs: dict[MemoryRegion, set[Pair]] = field(default_factory=dict)
@@ -58,7 +58,7 @@ class Facts:
     def copy(self) -> Facts:
         return Facts(
             dict(self.terminates), dict(self.readonly), dict(self.kin),
-            set(self.empty), set(self.unmergeable),
+            dict(self.empty), set(self.unmergeable),
             {container: set(pairs) for container, pairs in self.pairs.items()},
             dict(self.aliases),
         )
@@ -80,21 +80,26 @@ class Facts:
         """(sort, in words, identity)."""
         for container, pairs in self.pairs.items():
             for first, second in sorted(pairs, key=lambda pair: (pair[0].addr, pair[1].addr)):
-                yield ("pair", f"in {container.name!r}: {_at(first)} lies over {_at(second)}",
+                yield ("pair", f"in {container.name!r}: {at(first)} lies over {at(second)}",
                        (first, second))
         for region, value in self.terminates.items():
-            does = "answers" if value else "does not answer"
-            yield "bit", f"{_at(region)} {does} for itself", (region, "terminates", value)
+            yield "bit", f"{at(region)} {does(value)} for itself", (region, "terminates", value)
         for region, value in self.readonly.items():
-            yield ("bit", f"{_at(region)} is {'' if value else 'not '}read-only",
+            yield ("bit", f"{at(region)} is {'' if value else 'not '}read-only",
                    (region, "readonly", value))
-        for region in self.empty:
-            yield "bit", f"{_at(region)} is empty", (region, "empty")
+        for region, value in self.empty.items():
+            yield ("bit", f"{at(region)} is {'' if value else 'not '}empty",
+                   (region, "empty", value))
         for region in self.unmergeable:
-            yield "bit", f"{_at(region)} does not merge", (region, "unmergeable")
+            yield "bit", f"{at(region)} does not merge", (region, "unmergeable")
         for region, target in self.aliases.items():
-            yield "alias", f"{_at(region)} shows {target.key}", (region, target)
+            yield "alias", f"{at(region)} shows {target.key}", (region, target)
 
 
-def _at(region: MemoryRegion) -> str:
+def at(region: MemoryRegion) -> str:
+    """A region in words."""
     return f"{region.name!r} at {region.addr:#x}"
+
+
+def does(answers: bool) -> str:
+    return "answers" if answers else "does not answer"

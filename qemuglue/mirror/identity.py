@@ -158,10 +158,26 @@ def _merge(spec: Spec, stands: Spec) -> None:
 
 
 def _resolve(listings: tuple[Listing, ...], roots: list[Spec], shown: list[Spec]) -> None:
-    """Set ``target`` (and ``options``) on every alias, in the order QEMU met them."""
+    """Set ``target`` (and ``options``) on every alias, in the order QEMU met them.
+
+    A device's windows mostly show what is its own, so that is assumed first; every listing has
+    to be met by someone, and if one is not, then what is listed next goes before."""
     by_name: defaultdict[str, list[int]] = defaultdict(list)
     for number, listing in enumerate(listings):
         by_name[listing.name].append(number)
+    if _meet(roots, shown, by_name, own_first=True):
+        return
+    for root in (*roots, *shown):
+        for spec in walk(root):
+            spec.target, spec.options = None, ()
+    _meet(roots, shown, by_name, own_first=False)
+
+
+def _meet(
+    roots: list[Spec], shown: list[Spec], by_name: dict[str, list[int]], *, own_first: bool
+) -> bool:
+    """Whether every listing was met. With ``own_first`` False, an alias that can show none
+    raises ProtocolError."""
     met = 0
     for root in (*roots, *shown):
         for spec in walk(root):
@@ -171,14 +187,22 @@ def _resolve(listings: tuple[Listing, ...], roots: list[Spec], shown: list[Spec]
             numbers = _candidates(stands, shown, by_name)
             options = [shown[n] for n in numbers if n <= met]
             if not options:
+                if own_first:
+                    return False
                 raise ProtocolError(
                     f"alias {spec.name!r} shows {spec.node.target!r}, which is not listed",
                     channel=TREE_COMMAND, text=spec.node.target,
                 )
             fresh = shown[met] if met in numbers else None
+            if fresh is not None and own_first:
+                owner = spec.node.owner.path
+                own = [option for option in options if option.node.owner.path == owner]
+                if own and fresh not in own:
+                    fresh = None
             if fresh is not None:
                 met += 1
             _choose(stands, options, fresh)
+    return met == len(shown)
 
 
 def _candidates(spec: Spec, shown: list[Spec], by_name: dict[str, list[int]]) -> list[int]:

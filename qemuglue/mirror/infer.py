@@ -144,6 +144,8 @@ class Learner:
             if region.name == view.drawn and not region.terminates:
                 return self._device(region) and self._bit(region, "terminates", True)
         last = passed[-1]
+        if last.alias is not None and not last.size and view.drawn is not None:
+            return self._bit(last, "empty", False)
         return last.terminates and self._device(last) and self._bit(last, "terminates", False)
 
     @staticmethod
@@ -168,7 +170,7 @@ class Learner:
             return False  # a fact learnt since the view was drawn explains it
         if any(self._promote(one, stack, line) for one in fitting):
             return True
-        return not fitting and section is None and self._unempty(root, at, line)
+        return not fitting and self._unempty(root, at, line)
 
     def _fits(self, layer: Layer, line: FlatLine, at: int) -> bool:
         region = layer.region
@@ -237,11 +239,15 @@ class Learner:
         return region.size == 1 and self._bit(region, "empty", True)
 
     def _unempty(self, root: MemoryRegion, at: int, line: FlatLine) -> bool:
-        """A region taken for empty that is one byte after all."""
-        if line.start != line.last:
-            return False
-        for region in list(self.model.facts.empty):
-            if region.name == line.name and self._bit(region, "empty", False):
+        """A region taken for empty that is one byte after all, itself or a window to it."""
+        for region in self.model.regions:
+            if region.size:
+                continue
+            region.size = 1
+            fits = any(self._fits(layer, line, at) and region in layer.path
+                       for layer in layers(root, at))
+            region.size = 0
+            if fits and self._bit(region, "empty", False):
                 return True
         return False
 

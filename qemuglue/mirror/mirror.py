@@ -88,7 +88,8 @@ class Mirror:
         self.topology = Topology()
         #: Counts the maps; every judged access belongs to one.
         self.generation = 0
-        #: Views right without any inferred fact, as the first map was taken.
+        #: Views right by the tree text alone, as the first map was taken: no inferred fact,
+        #: nothing known by name.
         self.plain = Score(0, 0)
         #: Views right now.
         self.score = Score(0, 0)
@@ -112,6 +113,9 @@ class Mirror:
             mirror._texts = (tree, flat)
             mirror._judge(parse_flat(flat))
             mirror.plain = mirror.score
+            if mirror._model.use_known():
+                mirror._show()
+                mirror._judge(parse_flat(flat))
             if not mirror.exact:
                 mirror._learn(parse_flat(flat))
             if mirror.exact or hmp(TREE_COMMAND) == tree:
@@ -155,6 +159,12 @@ class Mirror:
     def inference(self) -> Inference:
         """The facts that hold now and were taken from flat views."""
         return self._model.facts.inference()
+
+    @property
+    def known(self) -> Inference:
+        """What holds now because regions of that name are made so in QEMU (``known``): neither
+        told by the text nor inferred. Judged by QEMU's views like everything else."""
+        return self._model.known()
 
     @property
     def regions(self) -> tuple[MemoryRegion, ...]:

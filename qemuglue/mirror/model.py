@@ -8,15 +8,18 @@ more (a BAR that is not mapped) is kept aside and comes back as itself.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import count, pairwise
 
 from qemuglue.errors import ProtocolError
 from qemuglue.memory import Contract, MemoryRegion, RegionKind
 from qemuglue.memory.contract import UNASSIGNED_CONTRACT
-from qemuglue.mirror.facts import Facts, Kin, Pair
+from qemuglue.mirror.facts import Facts, Inference, Kin, Pair, at, does
 from qemuglue.mirror.identity import Identity, RegionKey, Spec
+from qemuglue.mirror.known import KNOWN_ANSWERS, KNOWN_READONLY
+from qemuglue.mirror.likeness import LIKENESS, fits
+from qemuglue.mirror.likeness import moved as is_moved
 from qemuglue.mirror.order import arrange
 from qemuglue.qemu.mtree import TREE_COMMAND
 
@@ -60,6 +63,8 @@ class Model:
         self.printed: dict[MemoryRegion, tuple[MemoryRegion, ...]] = {}
         #: Regions that a right view has shown: they answer for themselves.
         self.shown: set[MemoryRegion] = set()
+        #: Whether what is known of QEMU's own devices by name is used (``known``).
+        self.knows = False
         #: Whether a region answers itself as far as the text tells; facts come on top.
         self._defaults: dict[MemoryRegion, bool] = {}
         self._known: defaultdict[tuple[str, str], list[MemoryRegion]] = defaultdict(list)
@@ -78,7 +83,7 @@ class Model:
         before = set(self.regions)
         moved = {
             matched[spec] for spec in identity.regions
-            if matched[spec] not in before or _moved(spec, matched)
+            if matched[spec] not in before or is_moved(spec, matched)
         }
         self._forget_pairs(moved)
         for spec in identity.regions:
@@ -107,11 +112,11 @@ class Model:
             if known is None:
                 continue
             if len(group) == len(known) == 1:
-                if _fits(group[0], known[0]):
+                if fits(group[0], known[0]):
                     matched[group[0]] = known[0]
                 continue
             free = dict.fromkeys(sorted(known, key=lambda region: region.container is None))
-            for likeness in _LIKENESS:
+            for likeness in LIKENESS:
                 for spec in group:
                     if spec in matched:
                         continue
@@ -152,7 +157,7 @@ class Model:
     def _set(self, spec: Spec, matched: dict[Spec, MemoryRegion]) -> None:
         """Everything but the place in the tree."""
         region, node = matched[spec], spec.node
-        region.size = 0 if region in self.facts.empty and node.size == 1 else node.size
+        region.size = 0 if node.size == 1 and self._is_empty(region) else node.size
         region.nonvolatile = node.nonvolatile
         region.enabled = node.enabled
         if spec.target is not None:
@@ -190,8 +195,13 @@ class Model:
             region.terminates = True
 
     def _set_terminates(self, region: MemoryRegion) -> None:
-        region.terminates = self.facts.terminates.get(region, self._defaults[region])
+        region.terminates = self.facts.terminates.get(region, self._default_answers(region))
         region.kind = RegionKind.IO if region.terminates else RegionKind.CONTAINER
+
+    def _default_answers(self, region: MemoryRegion) -> bool:
+        if self.knows and region not in self.shown:
+            return KNOWN_ANSWERS.get(region.name, self._defaults[region])
+        return self._defaults[region]
 
     def _set_roots(self, identity: Identity, matched: dict[Spec, MemoryRegion]) -> None:
         """The roots of which every machine says the same."""
@@ -312,7 +322,7 @@ class Model:
     def set_terminates(self, region: MemoryRegion, value: bool) -> None:
         """Learn whether a region answers itself. Only of ``i/o`` regions, the others do."""
         assert not region.is_ram and region.alias is None, f"{region!r} is sure"
-        if value == self._defaults[region]:
+        if value == self._default_answers(region):
             self.facts.terminates.pop(region, None)
         else:
             self.facts.terminates[region] = value
@@ -334,14 +344,21 @@ class Model:
         region.readonly = self._default_readonly(region) if value is None else value
 
     def _default_readonly(self, region: MemoryRegion) -> bool:
-        if self.facts.kin and region.alias is not None:
-            return self.facts.kin.get(_kin(region), False)
+        if region.alias is not None:
+            default = self.knows and region.name in KNOWN_READONLY
+            return self.facts.kin.get(_kin(region), default) if self.facts.kin else default
         return region.kind is RegionKind.ROM
 
     def set_empty(self, region: MemoryRegion, empty: bool) -> None:
         """Learn that a region of which the text says 1 byte has none, or one after all."""
-        (self.facts.empty.add if empty else self.facts.empty.discard)(region)
+        if empty == _default_empty(region):
+            self.facts.empty.pop(region, None)
+        else:
+            self.facts.empty[region] = empty
         region.size = 0 if empty else 1
+
+    def _is_empty(self, region: MemoryRegion) -> bool:
+        return self.facts.empty.get(region, _default_empty(region))
 
     def set_unmergeable(self, region: MemoryRegion) -> None:
         self.facts.unmergeable.add(region)
@@ -356,6 +373,32 @@ class Model:
         else:
             self.facts.aliases[alias] = target
         alias.alias = target
+
+    def use_known(self) -> bool:
+        """From now on take what is known by name for granted; whether that changed a region."""
+        self.knows = True
+        before = [(region.terminates, region.readonly) for region in self.regions]
+        for region in self.regions:
+            self._set_known(region)
+        return before != [(region.terminates, region.readonly) for region in self.regions]
+
+    def _set_known(self, region: MemoryRegion) -> None:
+        if region.alias is None and region.kind in (RegionKind.IO, RegionKind.CONTAINER):
+            self._set_terminates(region)
+        self._set_readonly(region)
+
+    def known(self) -> Inference:
+        """What is taken for granted by name and the text alone would not have told."""
+        facts: list[str] = []
+        for region in self.regions:
+            if region.alias is not None:
+                if self.knows and region.name in KNOWN_READONLY and region.readonly:
+                    facts.append(f"{at(region)} is read-only")
+            elif region.kind in (RegionKind.IO, RegionKind.CONTAINER):
+                answers = self._default_answers(region)
+                if answers != self._defaults[region] and answers == region.terminates:
+                    facts.append(f"{at(region)} {does(answers)} for itself")
+        return Inference(bits=len(facts), facts=tuple(facts))
 
     def snapshot(self) -> Snapshot:
         """The facts and the orders that hold now."""
@@ -386,7 +429,7 @@ class Model:
             self._set_readonly(region)
             region.unmergeable = region in facts.unmergeable
             if region.size <= 1:
-                region.size = 0 if region in facts.empty else 1
+                region.size = 0 if self._is_empty(region) else 1
         for container, order in snapshot.orders.items():
             if container.subregions != order:
                 _reorder(container, order)
@@ -398,6 +441,12 @@ def _reorder(container: MemoryRegion, order: Sequence[MemoryRegion]) -> None:
         container.del_subregion(child)
     for child in reversed(order):
         container.add_subregion_overlap(child.addr, child, child.priority)
+
+
+def _default_empty(region: MemoryRegion) -> bool:
+    """Sizes 0 and 1 print alike. A window that is closed is an alias of 0 bytes
+    (``pci_bridge_init_alias``); none is known that shows a single byte."""
+    return region.alias is not None
 
 
 def _kin(region: MemoryRegion) -> Kin:
@@ -440,52 +489,3 @@ def _nature(spec: Spec) -> tuple[object, ...]:
     """What tells namesakes of one owner apart in every run alike."""
     node = spec.node
     return node.size, node.type, node.target or "", node.addr, node.priority, not node.enabled
-
-
-def _moved(spec: Spec, matched: dict[Spec, MemoryRegion]) -> bool:
-    region = matched[spec]
-    container = matched[spec.parent] if spec.parent is not None else None
-    return (
-        region.container is not container
-        or region.addr != spec.node.addr
-        or region.priority != spec.node.priority
-    )
-
-
-Likeness = Callable[[Spec, MemoryRegion, dict[Spec, MemoryRegion]], bool]
-
-
-def _fits(spec: Spec, region: MemoryRegion, _: object = None) -> bool:
-    """Whether the two can be one region at all: RAM stays RAM, an alias an alias."""
-    if spec.target is not None or region.alias is not None:
-        return spec.target is not None and region.alias is not None
-    return (spec.node.type in ("ram", "rom", "ramd")) == region.is_ram
-
-
-def _alike(spec: Spec, region: MemoryRegion, matched: dict[Spec, MemoryRegion]) -> bool:
-    """Nothing changed but the address."""
-    node = spec.node
-    container = matched.get(spec.parent) if spec.parent is not None else None
-    return (
-        _fits(spec, region)
-        and container is region.container
-        and node.size == max(region.size, 1)
-        and node.priority == region.priority
-        and (
-            spec.target is None
-            or (matched.get(spec.target) is region.alias
-                and node.target_offset == region.alias_offset)
-        )
-    )
-
-
-def _unmoved(spec: Spec, region: MemoryRegion, matched: dict[Spec, MemoryRegion]) -> bool:
-    return spec.node.addr == region.addr and _alike(spec, region, matched)
-
-
-def _same_size(spec: Spec, region: MemoryRegion, matched: dict[Spec, MemoryRegion]) -> bool:
-    return _fits(spec, region) and spec.node.size == max(region.size, 1)
-
-
-#: What makes two equals the same, sharpest first.
-_LIKENESS: tuple[Likeness, ...] = (_unmoved, _alike, _same_size, _fits)

@@ -288,7 +288,7 @@ def test_a_rom_device_keeps_its_kind_out_of_romd_mode() -> None:
 
 def test_one_read_only_window_tells_of_its_kin() -> None:
     ram = MemoryRegion.ram("ram", 0x1000)
-    windows = [MemoryRegion.alias_of("pam-rom", ram, 0x100 * n, 0x100, owner="/machine/mch")
+    windows = [MemoryRegion.alias_of("bios", ram, 0x100 * n, 0x100, owner="/machine/mch")
                for n in range(4)]
     for window in windows:
         window.set_readonly(True)
@@ -298,7 +298,7 @@ def test_one_read_only_window_tells_of_its_kin() -> None:
     windows[1].set_enabled(True)
     result = mirror.refresh(fake.hmp)
     assert not result.predicted and result.exact
-    assert result.learnt.bits == 1 and "'pam-rom' at 0x100 is read-only" in result.learnt.facts
+    assert result.learnt.bits == 1 and "'bios' at 0x100 is read-only" in result.learnt.facts
     assert result.differences, "where the prediction was wrong is told"
     windows[3].set_enabled(True)
     assert mirror.refresh(fake.hmp).predicted

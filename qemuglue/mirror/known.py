@@ -1,0 +1,23 @@
+"""What is known of QEMU's own regions by their names, where no text of QEMU's tells it.
+
+Whether a region that contains others answers for itself, and whether an alias is read-only, can
+only be seen in a flat view, and a region that is not mapped yet is in none. Every entry names
+the function that makes the region so; all of them are tested on real QEMU. It is a default:
+the flat view judges, and what it says otherwise is learnt. What these entries give is counted
+apart from what was inferred (``Mirror.known``), and ``Mirror.plain`` is without them.
+"""
+
+from __future__ import annotations
+
+#: Aliases that are read-only.
+KNOWN_READONLY = {
+    "pam-rom": "init_pam",
+}
+
+#: Device regions with others inside that answer, and regions with nothing inside that do not.
+KNOWN_ANSWERS = {
+    "vga.mmio": True,  # pci_std_vga_mmio_region_init: registers inside a device of its own
+    "e1000e-flash": False,  # e1000e_pci_realize: memory_region_init
+    "pci_bridge_pci": False,  # pci_bridge_initfn: the secondary bus
+    "pci_bridge_io": False,
+}
