@@ -77,7 +77,9 @@ class CheckResult:
     accounts: tuple[Account, ...] = ()
     divergences: tuple[Divergence, ...] = ()
     notes: tuple[str, ...] = ()
+    #: (RAM or ROM region, how its contents are seen), and the bytes of each coverage.
     ram: tuple[tuple[str, str], ...] = ()
+    ram_bytes: tuple[tuple[str, int], ...] = ()
     restarts: int = 0
     deaths: int = 0
     flaky: int = 0

@@ -13,6 +13,7 @@ place is left out from then on, and its operations are counted as unjudged, with
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -120,7 +121,7 @@ class _Check:
         self.accounts: tuple[Account, ...] = ()
         self.divergences: list[Divergence] = []
         self.notes: list[str] = []
-        self.ram: tuple[tuple[str, str], ...] = ()
+        self.ram: tuple[tuple[str, str, int], ...] = ()
         self.flaky = 0
         self.fatal = FatalPlaces()
         self._last_read: Operation | None = None
@@ -148,7 +149,9 @@ class _Check:
             status=status, seed=self.seed, ops=self.ops, reason=reason, map=self.map,
             seconds=round(time.monotonic() - self.start_s, 3), tally=progress.tally,
             accounts=self.accounts, divergences=tuple(self.divergences),
-            notes=tuple(dict.fromkeys((*self.notes, *progress.notes))), ram=self.ram,
+            notes=tuple(dict.fromkeys((*self.notes, *progress.notes))),
+            ram=tuple((name, coverage) for name, coverage, _ in self.ram),
+            ram_bytes=_bytes(self.ram),
             restarts=progress.restarts, deaths=progress.deaths,
             flaky=progress.flaky + self.flaky, defect=self.defect,
         )
@@ -202,7 +205,7 @@ class _Check:
                     self.notes.append(f"stopped after {PATIENCE_S:.0f} s: QEMU had to be "
                                       f"started again {self.progress.restarts} times")
                     break
-            self.ram = tuple(sorted(explorer.session().ram.coverage().items()))
+            self.ram = tuple(explorer.session().ram.coverage())
         finally:
             explorer.close()
 
@@ -335,6 +338,14 @@ class _Check:
             (found.model,) if found.model else (), (found.qemu,), (k, n),
             _text(program) if program is not None else "",
         ))
+
+
+def _bytes(ram: Sequence[tuple[str, str, int]]) -> tuple[tuple[str, int], ...]:
+    """Bytes of each coverage."""
+    found: Counter[str] = Counter()
+    for _, coverage, size in ram:
+        found[coverage] += size
+    return tuple(sorted(found.items()))
 
 
 def check_map(session: Session) -> Account:

@@ -17,6 +17,7 @@ One operation's way through the room::
 ``evidence``      the transcript as the model's devices
 ``contracts``     what is known of each device region; ``probe`` finds it out
 ``ram``           guest RAM compared; ``ramsource`` says where it is read
+``pagemap``       which pages of QEMU's memory are there at all
 ``dma``           what devices were told to write into RAM
 ``barriers``      which operations end a batch
 ``fastmap``       a view as parallel lists, and plans for single device calls

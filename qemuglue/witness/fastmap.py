@@ -181,8 +181,8 @@ class FastMap:
             rules.region_offset(section, section.start) - section.start for section in view.cover
         ]
         self.kinds = [kind_of(section, ports=ports) for section in view.cover]
-        self.rdata: list[bytearray | None] = []
-        self.wdata: list[bytearray | None] = []
+        self.rdata: list[memoryview | None] = []
+        self.wdata: list[memoryview | None] = []
         self.dirty: list[set[int]] = []
         self.plans: list[DevicePlan] = []
         self.rbarrier: list[str | None] = []

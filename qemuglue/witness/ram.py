@@ -8,20 +8,25 @@ over once when QEMU starts; from then on the model changes them only by its own 
 from __future__ import annotations
 
 import enum
+import mmap
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol
 
-from qemuglue.memory.backing import ByteBacking
+from qemuglue.memory.backing import ViewBacking
 from qemuglue.memory.flatview import FlatView
 from qemuglue.memory.region import MemoryRegion, RegionKind
 
 PAGE_BITS = 12
 PAGE = 1 << PAGE_BITS
 
-#: A RAM region beyond this is not copied through /proc (a model of it would cost as much).
-MAX_PROCMEM = 256 << 20
+#: Bytes taken over at a time.
+STEP = 1 << 20
+
+#: A RAM region beyond this is not looked at: to find what is in it takes too long.
+MAX_COVERED = 16 << 30
 
 #: Differing ranges listed for one region; more of them say nothing new.
 MAX_DIFFERENCES = 64
@@ -33,20 +38,54 @@ class Coverage(enum.Enum):
     NONE = "none"
 
 
-class TrackedBacking(ByteBacking):
-    """A backing that remembers which 4 KiB pages were written."""
+#: An anonymous mapping that costs memory only where it was written, however large it is
+#: (MAP_NORESERVE, which Python's module has not always had).
+_SPARSE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000
 
-    __slots__ = ("dirty",)
+
+class TrackedBacking(ViewBacking):
+    """A backing that remembers which 4 KiB pages were written; a page that nobody wrote costs
+    nothing, so a region may be larger than this host's memory."""
+
+    __slots__ = ("_map", "cleaned", "dirty", "filled")
 
     def __init__(self, size: int) -> None:
-        super().__init__(size)
+        self._map = mmap.mmap(-1, size, flags=_SPARSE)
+        super().__init__(memoryview(self._map))
         self.dirty: set[int] = set()
+        #: Pages that were dirty once.
+        self.cleaned: set[int] = set()
+        #: (offset, size) of what was taken over from QEMU.
+        self.filled: list[tuple[int, int]] = []
 
     def write(self, offset: int, data: bytes) -> None:
         super().write(offset, data)
         self.dirty.update(
             range(offset >> PAGE_BITS, ((offset + len(data) - 1) >> PAGE_BITS) + 1)
         )
+
+    def fill(self, offset: int, data: bytes) -> None:
+        """Take bytes over as they are: they are not dirty, and zeros cost nothing."""
+        for at in range(0, len(data), PAGE):
+            page = data[at : at + PAGE]
+            if page.count(0) != len(page):
+                self.data[offset + at : offset + at + len(page)] = page
+        self.filled.append((offset, len(data)))
+
+    def clean(self) -> None:
+        """No page counts as dirty any more."""
+        self.cleaned |= self.dirty
+        self.dirty.clear()
+
+    def used(self) -> list[tuple[int, int]]:
+        """(offset, size) of what may be other than zero although no page of it is dirty."""
+        self.filled = joined(self.filled)
+        pages = ((first << PAGE_BITS, count << PAGE_BITS) for first, count in _runs(self.cleaned))
+        return joined([*self.filled, *((at, min(n, len(self) - at)) for at, n in pages)])
+
+    def forget(self) -> None:
+        """Give the memory back at once; every byte is zero then."""
+        self._map.madvise(mmap.MADV_DONTNEED)
 
 
 class RamSource(Protocol):
@@ -97,24 +136,39 @@ class RamWitness:
         if source is None:
             self.uncovered.add(region)
             return
-        backing = TrackedBacking(region.size)
+        try:
+            backing = TrackedBacking(region.size)
+        except OSError:  # this host does not give so many addresses
+            self.uncovered.add(region)
+            return
         region.backing = backing
         self.sources[region] = source
-        for offset, size in source.extents():
-            data = source.read(offset, min(size, region.size - offset))
-            backing.data[offset : offset + len(data)] = data
+        for first, size in source.extents():
+            for offset in range(first, min(first + size, region.size), STEP):
+                backing.fill(offset, source.read(
+                    offset, min(STEP, first + size - offset, region.size - offset)))
 
     def release(self) -> None:
         """Forget all contents; the regions keep no backing."""
         for region in self.sources:
+            if isinstance(region.backing, TrackedBacking):
+                region.backing.forget()
             region.backing = None
         self.sources.clear()
 
-    def coverage(self) -> dict[str, str]:
-        """Region name to coverage, for reports."""
-        table = {region.name: source.coverage.value for region, source in self.sources.items()}
-        table.update({region.name: Coverage.NONE.value for region in self.uncovered})
-        return table
+    def coverage(self) -> list[tuple[str, str, int]]:
+        """(region name, coverage, bytes) of each region, in order of name; namesakes are told
+        apart as in a program (``sram``, ``sram#1``)."""
+        table = [(region, source.coverage) for region, source in self.sources.items()]
+        table += [(region, Coverage.NONE) for region in self.uncovered]
+        seen: Counter[str] = Counter()
+        rows: list[tuple[str, str, int]] = []
+        for region, coverage in table:
+            nth = seen[region.name]
+            seen[region.name] += 1
+            name = f"{region.name}#{nth}" if nth else region.name
+            rows.append((name, coverage.value, region.size))
+        return sorted(rows)
 
     def check_dirty(self) -> list[RamDifference]:
         """Compare the pages the model wrote since the last check; they count as clean then."""
@@ -129,21 +183,23 @@ class RamWitness:
                     offset = first << PAGE_BITS
                     part = data[offset : offset + (count << PAGE_BITS)]
                     found.extend(_differences(region, source, offset, part))
-            backing.dirty.clear()
+            backing.clean()
         return found
 
     def check_all(self) -> list[RamDifference]:
         """Compare every byte of every covered region.
 
-        A hole of QEMU's file is zeros nobody has touched; where the model wrote, the pages
-        are dirty, so holes need no look (and a look would fill them).
+        Where QEMU's memory has a hole it is zeros, and so is the model's unless something was
+        written there; only that is looked at (a look at a whole hole would fill it).
         """
-        found = self.check_dirty()
+        found: list[RamDifference] = []
         for region, source in self.sources.items():
             backing = region.backing
             assert isinstance(backing, TrackedBacking)
+            backing.clean()
+            theirs = joined(source.extents())
             with memoryview(backing.data) as data:
-                for offset, size in source.extents():
+                for offset, size in sorted([*theirs, *outside(backing.used(), theirs)]):
                     part = data[offset : offset + size]
                     found.extend(_differences(region, source, offset, part))
         return found
@@ -154,6 +210,7 @@ class RamWitness:
         assert isinstance(backing, TrackedBacking)
         stop = difference.offset + len(difference.qemu)
         backing.data[difference.offset : stop] = difference.qemu
+        backing.filled.append((difference.offset, len(difference.qemu)))
 
     def adopt_range(self, region: MemoryRegion, offset: int, size: int) -> bool:
         """Take QEMU's bytes of one range over; whether they differed."""
@@ -165,6 +222,7 @@ class RamWitness:
         if backing.data[offset : offset + len(theirs)] == theirs:
             return False
         backing.data[offset : offset + len(theirs)] = theirs
+        backing.filled.append((offset, len(theirs)))
         return True
 
     def adopt_all(self) -> int:
@@ -188,6 +246,37 @@ def ram_regions(view: FlatView) -> Iterator[MemoryRegion]:
         if memory and region.kind is not RegionKind.RAM_DEVICE and region not in seen:
             seen.add(region)
             yield region
+
+
+def joined(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """(offset, size) in order, those that touch or overlap joined."""
+    found: list[tuple[int, int]] = []
+    for start, size in sorted(ranges):
+        if found and start <= sum(found[-1]):
+            first, length = found[-1]
+            found[-1] = first, max(length, start + size - first)
+        else:
+            found.append((start, size))
+    return found
+
+
+def outside(
+    ranges: Iterable[tuple[int, int]], other: Iterable[tuple[int, int]]
+) -> Iterator[tuple[int, int]]:
+    """The parts of ``ranges`` that lie in none of ``other``; both as ``joined`` gives them."""
+    holes = iter(other)
+    hole = next(holes, None)
+    for start, size in ranges:
+        at, stop = start, start + size
+        while hole is not None and hole[0] < stop:
+            if hole[0] > at:
+                yield at, hole[0] - at
+            at = max(at, sum(hole))
+            if sum(hole) > stop:
+                break
+            hole = next(holes, None)
+        if at < stop:
+            yield at, stop - at
 
 
 def _runs(pages: set[int]) -> Iterator[tuple[int, int]]:

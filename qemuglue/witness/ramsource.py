@@ -12,10 +12,14 @@ from qemuglue.qemu.backings import ProcBacking, SharedBacking
 from qemuglue.qemu.guest_ram import Hva, ProcMem, SharedRam, hva_of
 from qemuglue.qemu.libc import differing_ranges
 from qemuglue.qemu.process import QemuProcess
-from qemuglue.witness.ram import MAX_PROCMEM, Coverage, RamSource
+from qemuglue.witness.pagemap import PageMap
+from qemuglue.witness.ram import MAX_COVERED, Coverage, RamSource
 
 #: Bytes read from /proc at a time.
 STEP = 1 << 20
+
+#: A region beyond this is not read whole, where the kernel does not tell what is in it.
+MAX_WHOLE = 256 << 20
 
 
 class SharedSource:
@@ -38,14 +42,18 @@ class SharedSource:
 
 
 class ProcSource:
-    """A region behind a host address of the QEMU process."""
+    """A region behind a host address of the QEMU process; ``pages`` where the kernel tells
+    which of its pages are there."""
 
     coverage = Coverage.PROCMEM
 
-    def __init__(self, memory: ProcMem, host: int, size: int) -> None:
+    def __init__(
+        self, memory: ProcMem, host: int, size: int, pages: PageMap | None = None
+    ) -> None:
         self._memory = memory
         self._host = host
         self._size = size
+        self._pages = pages
 
     def read(self, offset: int, size: int) -> bytes:
         return self._memory.read(self._host + offset, size)
@@ -58,8 +66,9 @@ class ProcSource:
                 yield at + start, size
 
     def extents(self) -> Iterable[tuple[int, int]]:
-        for at in range(0, self._size, STEP):
-            yield at, min(STEP, self._size - at)
+        if self._pages is not None:
+            return self._pages.present()
+        return ((at, min(STEP, self._size - at)) for at in range(0, self._size, STEP))
 
 
 def source_for(
@@ -69,10 +78,15 @@ def source_for(
     shared = _shared(process, region)
     if shared is not None:
         return SharedSource(shared)
-    if region.size > MAX_PROCMEM:
+    if region.size > MAX_COVERED:
         return None
     host = _host(process, memory, region)
-    return None if host is None else ProcSource(procmem, host, region.size)
+    if host is None:
+        return None
+    pages = PageMap.of(process.pid, host, region.size)
+    if pages is None and region.size > MAX_WHOLE:
+        return None
+    return ProcSource(procmem, host, region.size, pages)
 
 
 def live_backing(

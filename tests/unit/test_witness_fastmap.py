@@ -345,8 +345,8 @@ def test_what_is_direct_is_what_the_rules_say() -> None:
     fast = FastMap(space, Barriers(), lambda region: None)
     at = {section.start: i for i, section in enumerate(fast.sections)}
 
-    def data(region: MemoryRegion) -> bytearray:
-        assert isinstance(region.backing, ByteBacking)
+    def data(region: MemoryRegion) -> memoryview:
+        assert isinstance(region.backing, TrackedBacking)
         return region.backing.data
 
     ram, rom, romd = data(regions["ram"]), data(regions["rom"]), data(regions["romd"])

@@ -22,6 +22,8 @@ from qemuglue.witness.ram import (
     RamWitness,
     TrackedBacking,
     _runs,
+    joined,
+    outside,
     ram_regions,
 )
 from qemuglue.witness.ramsource import data_extents
@@ -102,6 +104,49 @@ def test_a_write_into_a_hole_is_compared_all_the_same() -> None:
         guest.ours.write(5 * PAGE, b"\x07")
         [found] = check()
         assert (found.offset, found.model, found.qemu) == (5 * PAGE, b"\x07", b"\0")
+
+
+def test_a_page_that_qemu_gave_back_is_compared_too() -> None:
+    guest = Guest(holes=range(4, 12))
+    guest.both(5 * PAGE, b"\x07")
+    assert guest.witness.check_all() == []
+    guest.theirs[5 * PAGE] = 0  # and its file has a hole there again
+    guest.theirs[2 * PAGE : 3 * PAGE] = bytes(PAGE)
+    guest.source.holes.add(2)
+    found = {each.offset // PAGE for each in guest.witness.check_all()}
+    assert found == {2, 5}
+
+
+def test_zeros_taken_over_cost_nothing() -> None:
+    backing = TrackedBacking(1 << 34)
+    backing.fill(1 << 33, bytes(1 << 20))
+    backing.fill(3 << 32, b"\x01")
+    assert backing.data[3 << 32] == 1 and backing.used() == [(1 << 33, 1 << 20), (3 << 32, 1)]
+    backing.forget()
+    assert backing.data[3 << 32] == 0
+
+
+def test_namesakes_are_told_apart_in_the_coverage() -> None:
+    guest = Guest()
+    guest.witness.add(MemoryRegion.ram("ram", PAGE), None)
+    assert guest.witness.coverage() == [("ram", "shared", SIZE), ("ram#1", "none", PAGE)]
+
+
+_PIECES = st.lists(st.tuples(st.integers(0, 60), st.integers(1, 8)), max_size=8)
+
+
+@given(_PIECES, _PIECES)
+def test_ranges_outside_of_others(ranges: list[tuple[int, int]], other: list[tuple[int, int]]
+                                  ) -> None:
+    def items(pieces: Iterable[tuple[int, int]]) -> set[int]:
+        return {at for start, size in pieces for at in range(start, start + size)}
+
+    kept = joined(ranges)
+    assert items(kept) == items(ranges)
+    assert all(sum(a) < b[0] for a, b in pairwise(kept)), "what touches is joined"
+    found = list(outside(kept, joined(other)))
+    assert items(found) == items(ranges) - items(other)
+    assert sum(size for _, size in found) == len(items(found)), "each once"
 
 
 def test_writes_that_both_did_are_no_difference() -> None:
@@ -208,7 +253,7 @@ def test_what_cannot_be_read_is_said_to_be_uncovered() -> None:
     hidden = MemoryRegion("vga.vram", PAGE, RegionKind.RAM)
     guest.witness.add(hidden, None)
     assert hidden in guest.witness.uncovered and hidden.backing is None
-    assert guest.witness.coverage() == {"ram": "shared", "vga.vram": "none"}
+    assert guest.witness.coverage() == [("ram", "shared", SIZE), ("vga.vram", "none", PAGE)]
     assert guest.witness.check_all() == []
 
 
