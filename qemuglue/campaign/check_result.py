@@ -36,6 +36,12 @@ class Divergence:
     program: str = ""
     path: str = ""
 
+    @property
+    def region(self) -> str:
+        """The region of ``place``, which ends "… (REGION)": its name, "the end of NAME" for an
+        access that goes on behind it, "" where none is told."""
+        return self.place.partition(" (")[2].removesuffix(")")
+
     def to_json(self) -> dict[str, Any]:
         k, n = self.confirmed
         return {
@@ -43,6 +49,14 @@ class Divergence:
             "place": self.place, "model_says": list(self.model), "qemu_says": list(self.qemu),
             "confirmed": {"k": k, "n": n}, "program": self.program, "path": self.path or None,
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A divergence that an entry of the reviewed oddities explains, by the entry's id."""
+
+    oddity: str
+    found: Divergence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +90,7 @@ class CheckResult:
     tally: Tally = field(default_factory=Tally)
     accounts: tuple[Account, ...] = ()
     divergences: tuple[Divergence, ...] = ()
+    known: tuple[Known, ...] = ()
     notes: tuple[str, ...] = ()
     #: (RAM or ROM region, how its contents are seen), and the bytes of each coverage.
     ram: tuple[tuple[str, str], ...] = ()
@@ -92,7 +107,8 @@ class CheckResult:
     def without_paths(self) -> CheckResult:
         """The same, its findings not kept anywhere."""
         return replace(
-            self, divergences=tuple(replace(each, path="") for each in self.divergences)
+            self, divergences=tuple(replace(each, path="") for each in self.divergences),
+            known=tuple(replace(each, found=replace(each.found, path="")) for each in self.known),
         )
 
 
