@@ -17,6 +17,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Container
 from dataclasses import dataclass
+from itertools import islice
 
 from qemuglue.memory.attrs import OK, MemTxAttrs
 from qemuglue.memory.contract import Reason
@@ -181,14 +182,21 @@ class Evidence:
                 break
         self._miss(Expected(region, offset, size, is_write, reason=reason))
 
-    def refused_next(self, region: MemoryRegion, offset: int, size: int, is_write: bool) -> bool:
-        """Whether the next event is the device's own refusal of just this access."""
-        at = self.pos
-        while at < len(self.events) and self.events[at].kind is _OTHER:
-            at += 1
-        return at < len(self.events) and self.mismatch is None and self._is_refusal(
-            self.events[at], region, offset, size, is_write, Reason.REJECTED
-        )
+    def refused_next(
+        self, region: MemoryRegion, offset: int, size: int, is_write: bool
+    ) -> bool | None:
+        """Whether the next event is the device's own refusal of just this access, looking past
+        what ``invalid`` would step over. None: there is nothing to tell by, because the events
+        have ended or model and transcript have parted already."""
+        if self.mismatch is not None:
+            return None
+        for event in islice(self.events, self.pos, None):
+            if self._is_refusal(event, region, offset, size, is_write, Reason.REJECTED):
+                return True
+            passing = event.kind is _OTHER or event.kind is _TOPOLOGY
+            if not passing and not self._is_side(event):
+                return False
+        return None
 
     # -- the fast road: one event, exactly ---------------------------------------------------
 

@@ -189,7 +189,7 @@ class Session:
             self._unknown.pop(region, None)
             if isinstance(region.contract.accepts, Veto):
                 continue
-            veto = Veto(learned, partial(self._refused_next, region), self._note_learnt)
+            veto = Veto(learned, partial(self.evidence.refused_next, region), self._note_learnt)
             region.contract = replace(learned.contract, accepts=veto)
 
     def contract_key(self, region: MemoryRegion) -> Hashable:
@@ -204,15 +204,6 @@ class Session:
         self.evidence.forget(region)
         region.contract = Contract()
         self.attach()
-
-    def _refused_next(
-        self, region: MemoryRegion, offset: int, size: int, is_write: bool
-    ) -> bool | None:
-        """Whether QEMU's next line is the device's own refusal of just this access; None where
-        model and transcript have parted already: then nothing that follows is evidence."""
-        if self.evidence.mismatch is not None or self.evidence.pos >= len(self.evidence.events):
-            return None
-        return self.evidence.refused_next(region, offset, size, is_write)
 
     def _note_learnt(self) -> None:
         self.learnt_now = True
