@@ -62,7 +62,8 @@ class Known:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MapResult:
     """The mirror as it was taken. ``views`` are QEMU's; ``plain`` of them were equal before
-    anything was inferred, ``exact`` in the end."""
+    anything was inferred, ``exact`` in the end. ``started_with`` is the generated image that the
+    machine wanted to start ("a blank 16 KiB -bios"), "" for none."""
 
     spaces: int = 0
     ranges: int = 0
@@ -71,6 +72,7 @@ class MapResult:
     plain: int = 0
     inferred: Inference = NOTHING
     differences: tuple[str, ...] = ()
+    started_with: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -67,7 +67,8 @@ class QemuConfig:
     ``nodefaults`` leaves out the devices QEMU adds on its own for a person at a screen
     (VGA, network card, serial ports, CD drive); devices soldered to the board stay.
     Switch it off to see the machine exactly as a plain command line gives it.
-    ``transcript`` off starts QEMU without any trace, for measuring and for maps.
+    ``transcript`` off starts QEMU without any trace, for measuring and for maps. ``owners``
+    off asks for memory maps without the owners of regions, where printing them is QEMU's end.
     """
 
     build: Build
@@ -82,6 +83,7 @@ class QemuConfig:
     extra_trace: tuple[str, ...] = ()
     nodefaults: bool = True
     transcript: bool = True
+    owners: bool = True
 
     def __post_init__(self) -> None:
         machine_name(self.full_name)

@@ -82,6 +82,8 @@ class Monitor:
         self._on_eof = on_eof
         self._limit_bytes = limit_bytes
         self._events: deque[MonitorEvent] = deque(maxlen=EVENTS_KEPT)
+        self.owners = True
+        """Whether ``info mtree`` may be asked with ``-o``; off, :meth:`hmp` leaves it out."""
         self.shutdown: MonitorEvent | None = None
         """The last SHUTDOWN event; kept here too after :meth:`events` handed it out."""
         self._loop = asyncio.new_event_loop()
@@ -131,6 +133,8 @@ class Monitor:
         """
         if "\n" in line or "\x00" in line:
             raise UsageError(f"not one monitor line: {line!r}")
+        if not self.owners and line.startswith("info mtree "):
+            line = line.replace(" -o", "")
         text = self.execute("human-monitor-command", {"command-line": line}, timeout_s=timeout_s)
         if not isinstance(text, str):
             raise ProtocolError("no text came back", channel=CHANNEL, text=repr(text)[:200])

@@ -30,11 +30,12 @@ from types import TracebackType
 from typing import Any, Final
 
 from qemuglue.errors import LaunchError, QemuDied, QemuFailure, QemuHang, ResourceError
-from qemuglue.qemu import libc
+from qemuglue.qemu import images, libc
 from qemuglue.qemu.config import QemuConfig, VmMode
 from qemuglue.qemu.guest_ram import SharedRam
 from qemuglue.qemu.monitor import Monitor
 from qemuglue.qemu.qtest import Qtest, QtestChannel, socket_pair
+from qemuglue.qemu.quirks import prints_owners
 from qemuglue.qemu.transcript import UNREAD_LIMIT_BYTES, Transcript, log_arguments
 
 LAUNCH_TIMEOUT_S: Final = 60.0
@@ -164,7 +165,8 @@ class QemuProcess:
     ) -> None:
         self.config = config
         self.command: tuple[str, ...] = ()
-        """The whole command line, our channels included, as it was started."""
+        """The whole command line, our channels included, as it was started; a generated image
+        stands in it by its name."""
         self.endianness: str = ""
         self.launch_s: float = 0.0
         self._launch_timeout_s = launch_timeout_s
@@ -174,6 +176,7 @@ class QemuProcess:
         self._status: ExitStatus | None = None
         self._expected = False
         self._open = contextlib.ExitStack()
+        self._images = contextlib.ExitStack()
         self._finalizer: weakref.finalize[Any, Any] | None = None
         self._monitors: list[Monitor] = []
         self.ram: SharedRam | None = None
@@ -201,6 +204,7 @@ class QemuProcess:
             ours, theirs = self._prepare()
             self._spawn(theirs)
             self._connect(*ours, deadline=start + self._launch_timeout_s)
+            self._images.close()
         except BaseException as error:
             failure = self._launch_failure(error)
             self.kill()
@@ -250,7 +254,9 @@ class QemuProcess:
     def _spawn(self, inherited: list[int]) -> None:
         guard = _guard_command()
         me = os.getpid()
-        words = [*guard, str(me), *self.command] if guard else list(self.command)
+        words, made = images.bring(self.command, self._images)
+        if guard:
+            words = [*guard, str(me), *words]
         try:
             # restore_signals (the default) matters: Python ignores SIGXFSZ and SIGPIPE.
             self._child = subprocess.Popen(
@@ -258,7 +264,7 @@ class QemuProcess:
                 stderr=self._output_fd,
                 # The same as -audio none, for the versions before it.
                 env={"QEMU_AUDIO_DRV": "none", **self.config.build.environment()},
-                pass_fds=inherited, start_new_session=True,
+                pass_fds=[*inherited, *made], start_new_session=True,
                 preexec_fn=None if guard else lambda: libc.die_with_parent(me))
         except OSError as error:
             raise LaunchError(f"cannot start {self.command[0]}: {error.strerror}",
@@ -273,6 +279,7 @@ class QemuProcess:
     def _connect(self, qmp: socket.socket, qtest: socket.socket, *, deadline: float) -> None:
         on_eof = _weakly(self)
         self.monitor = Monitor(qmp, on_eof=on_eof, timeout_s=deadline - time.monotonic())
+        self.monitor.owners = prints_owners(self.config)
         self._monitors.append(self.monitor)
         self._open.callback(self.monitor.close)
         self.channel = QtestChannel(qtest, on_eof=on_eof)
@@ -425,6 +432,7 @@ class QemuProcess:
             assert closing >= 0
         if hasattr(self, "channel"):
             self.channel.close()
+        self._images.close()
         self._open.close()
         if self._finalizer is not None:
             self._finalizer.detach()

@@ -1,0 +1,121 @@
+"""Generated images: what a board wants to be given before it starts, made when it does.
+
+A word of QEMU's command line may hold ``qemuglue-image:NAME``. When the process is started that
+part becomes the path of a file made for it, so that command lines, programs and findings name an
+image by what it is and mean the same on every host. Nothing is kept: a file is a memfd that only
+the process has open, a folder is gone once QEMU has started.
+
+=================  =========================================================================
+``blank-SIZE``     zeros; SIZE as ``-m`` takes it (``16K``, ``32M``), up to MAX_BLANK
+``elf-ppc``        a loadable ELF of one instruction's size, 32 bits, big-endian, PowerPC
+``folder-niagara`` the six images that ``-M niagara`` looks for by name (``niagara_init``)
+=================  =========================================================================
+
+A guest would find nothing to run in them. They are for machines that stand still (``-S``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import struct
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from qemuglue.errors import EnvironmentFailure, UsageError
+from qemuglue.qemu.config import parse_size
+
+#: Before the name of an image, in a word of a command line.
+PREFIX: Final = "qemuglue-image:"
+
+#: The largest flash chip of a board that wants an image is 32 MiB; blanks take no memory.
+MAX_BLANK: Final = 256 << 20
+
+_WORD = re.compile(re.escape(PREFIX) + r"([A-Za-z0-9-]*)")
+
+#: File names and sizes. niagara maps each at a place of its own (``NIAGARA_*_BASE``), wide apart.
+_FOLDERS: Final[dict[str, tuple[tuple[str, int], ...]]] = {
+    "folder-niagara": tuple((name, 8 << 10) for name in (
+        "nvram1", "1up-md.bin", "1up-hv.bin", "reset.bin", "q.bin", "openboot.bin",
+    )),
+}
+
+#: (``e_machine``, whether big-endian) of the ELF files there are.
+_ELFS: Final = {"elf-ppc": (20, True)}
+
+_ELF_HEADER_SIZE = 52
+_PROGRAM_HEADER_SIZE = 32
+#: Where the one segment goes: main memory of every board asked, clear of its first pages.
+_ELF_ADDRESS = 0x10000
+
+
+def tiny_elf(machine: int, big_endian: bool) -> bytes:
+    """A 32-bit executable ELF with one loadable segment of 16 zero bytes at its entry.
+
+    ``machine`` is ``e_machine`` of the ELF header, which QEMU compares with the board's
+    (``load_elf``).
+    """
+    order = ">" if big_endian else "<"
+    data_at = _ELF_HEADER_SIZE + _PROGRAM_HEADER_SIZE
+    ident = b"\x7fELF" + bytes((1, 2 if big_endian else 1, 1)) + bytes(9)
+    header = struct.pack(
+        order + "HHIIIIIHHHHHH", 2, machine, 1, _ELF_ADDRESS, _ELF_HEADER_SIZE, 0, 0,
+        _ELF_HEADER_SIZE, _PROGRAM_HEADER_SIZE, 1, 40, 0, 0,
+    )
+    segment = struct.pack(
+        order + "IIIIIIII", 1, data_at, _ELF_ADDRESS, _ELF_ADDRESS, 16, 16, 7, 4
+    )
+    return ident + header + segment + bytes(16)
+
+
+def bring(words: Sequence[str], keep: contextlib.ExitStack) -> tuple[list[str], list[int]]:
+    """``words`` with every image made, and the descriptors that QEMU has to inherit.
+
+    ``keep`` holds what must exist until QEMU has started, no longer: a board reads its images
+    while it is made.
+
+    :raise UsageError: there is no image of such a name.
+    :raise EnvironmentFailure: this host cannot make it.
+    """
+    inherited: list[int] = []
+
+    def made(match: re.Match[str]) -> str:
+        try:
+            return _make(match[1], keep, inherited)
+        except OSError as error:
+            raise EnvironmentFailure(
+                f"image {match[1]!r} cannot be made: {error.strerror}; free some memory or space"
+            ) from error
+
+    return [_WORD.sub(made, word) for word in words], inherited
+
+
+def _make(name: str, keep: contextlib.ExitStack, inherited: list[int]) -> str:
+    if name in _FOLDERS:
+        folder = Path(keep.enter_context(tempfile.TemporaryDirectory(prefix="qemuglue-")))
+        for file, size in _FOLDERS[name]:
+            (folder / file).touch()
+            os.truncate(folder / file, size)
+        return str(folder)
+    content = tiny_elf(*_ELFS[name]) if name in _ELFS else b""
+    size = len(content) or _blank_size(name)
+    fd = os.memfd_create(f"qemuglue-{name}", os.MFD_CLOEXEC)
+    keep.callback(os.close, fd)
+    os.ftruncate(fd, size)
+    os.pwrite(fd, content, 0)
+    inherited.append(fd)
+    # QEMU's own name for its descriptor: it opens the file anew, to read or to write.
+    return f"/proc/self/fd/{fd}"
+
+
+def _blank_size(name: str) -> int:
+    kind, _, text = name.partition("-")
+    size = parse_size(text) if kind == "blank" and text else 0
+    if not 0 < size <= MAX_BLANK:
+        there = ", ".join((*_ELFS, *_FOLDERS))
+        raise UsageError(f"no image {PREFIX}{name}: there are {there} and blank-SIZE, "
+                         f"up to blank-{MAX_BLANK >> 20}M")
+    return size
