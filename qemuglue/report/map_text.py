@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,12 +15,17 @@ from qemuglue.mirror import Mirror, type_of
 from qemuglue.mirror.layers import layers
 from qemuglue.mirror.shadow import Occurrence, occurrences
 from qemuglue.mirror.views import owner_of
+from qemuglue.report.dispatch_text import Contracts, contract_document
+from qemuglue.report.map_layout import Picture, lay_out
+from qemuglue.report.map_svg import MEANINGS
 
 #: Colour of each type; what is not here is plain.
 _STYLES = {
     "ram": "green", "rom": "yellow", "romd": "magenta", "ramd": "cyan", "i/o": "blue",
     "alias": "italic", "container": "dim",
 }
+#: Columns from which on a terminal has room for owners and for addresses of 16 digits.
+_ROOMY = 130
 #: Differences that are printed; a wrong order can make hundreds.
 MAX_DIFFERENCES = 20
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
@@ -36,13 +42,20 @@ def exactness(mirror: Mirror) -> str:
 def print_map(
     console: Console, mirror: Mirror, spaces: Sequence[AddressSpace], *, tree: bool, flat: bool
 ) -> None:
-    """The views of ``spaces``, their trees, or both; spaces that share one are one table."""
-    for names, space in _shared(spaces):
-        if flat:
-            console.print(_flat_table(mirror, names, space))
+    """The views of ``spaces``, their trees, or both; spaces that share one are one table. A
+    terminal gets a legend of the colours, and as much as its width has room for."""
+    if console.is_terminal and (flat or tree):
+        console.print(_legend(tree))
+        console.print()
+    for names, space in shared_views(spaces):
+        if flat and not space.view.sections:
+            console.print(Text.assemble((_listed(names), "bold"), ": nothing is mapped"))
+            console.print()
+        elif flat:
+            console.print(_flat_table(_listed(names), space, console))
             console.print()
         if tree:
-            console.print(_tree_table(names, space))
+            console.print(_tree_table(_listed(names), space, console))
             console.print()
     for fact in mirror.inference.facts:
         console.print(Text(f"inferred: {fact}", "dim"))
@@ -53,36 +66,60 @@ def print_map(
     console.print(Text(exactness(mirror), "bold" if mirror.exact else "bold red"))
 
 
-def _shared(spaces: Sequence[AddressSpace]) -> list[tuple[str, AddressSpace]]:
+def shared_views(spaces: Sequence[AddressSpace]) -> list[tuple[list[str], AddressSpace]]:
     """(names, one of them) of the spaces that have a root in common, empty ones together."""
     groups: dict[object, list[AddressSpace]] = {}
     for space in spaces:
         root = space.view.root
         groups.setdefault("empty" if root is None else root, []).append(space)
-    return [(", ".join(space.name for space in group), group[0]) for group in groups.values()]
+    return [([space.name for space in group], group[0]) for group in groups.values()]
 
 
-def _flat_table(mirror: Mirror, names: str, space: AddressSpace) -> Table:
+def _listed(names: Sequence[str]) -> str:
+    """Each name once, with how often it comes."""
+    return ", ".join(name + (f" ({count} of them)" if count > 1 else "")
+                     for name, count in Counter(names).items())
+
+
+def _legend(tree: bool) -> Text:
+    words = [Text.assemble((kind, _STYLES[kind]), (f" {meaning}", "dim"))
+             for kind, meaning in MEANINGS.items() if kind != "container"]
+    if tree:
+        words += [Text.assemble(("alias", _STYLES["alias"]), (" shows another region", "dim")),
+                  Text("container", _STYLES["container"])]
+    return Text("   ").join(words)
+
+
+def _digits(space: AddressSpace, console: Console) -> int:
+    """Of an address: 16, or as many as the last one mapped has where there is little room."""
+    if not console.is_terminal or console.width >= _ROOMY or not space.view.sections:
+        return 16
+    return max(8, len(f"{space.view.sections[-1].last:x}"))
+
+
+def _flat_table(names: str, space: AddressSpace, console: Console) -> Table:
+    roomy = not console.is_terminal or console.width >= _ROOMY
+    digits = _digits(space, console)
     table = Table(title=Text(names, "bold"), title_justify="left", box=None, pad_edge=False)
     table.add_column("addresses", no_wrap=True)
     table.add_column("size", justify="right", no_wrap=True)
     table.add_column("type", no_wrap=True)
-    table.add_column("region", no_wrap=True)
+    table.add_column("region", no_wrap=True, overflow="ellipsis")
     table.add_column("offset", justify="right", no_wrap=True)
     table.add_column("over")
-    table.add_column("owner", style="dim", overflow="ellipsis", no_wrap=True)
+    if roomy:
+        table.add_column("owner", style="dim", overflow="ellipsis", no_wrap=True)
     for section in space.view.sections:
         region = section.region
         kind = "rom" if section.readonly else type_of(region)
-        table.add_row(
-            f"{section.start:016x}-{section.last:016x}", _size(section.size),
+        row = [
+            Text(f"{section.start:0{digits}x}-{section.last:0{digits}x}"),
+            Text(_size(section.size)),
             Text(kind, _STYLES.get(kind, "")), Text(region.name, _STYLES.get(kind, "")),
-            f"{section.offset:#x}" if section.offset else "",
+            Text(f"{section.offset:#x}" if section.offset else ""),
             Text(", ".join(_beneath(space, section.start, region)), "dim"),
-            Text(owner_of(region)),
-        )
-    if not space.view.sections:
-        table.add_row(Text("nothing is mapped", "dim"))
+        ]
+        table.add_row(*row, *([Text(owner_of(region))] if roomy else []))
     return table
 
 
@@ -96,7 +133,8 @@ def _beneath(space: AddressSpace, addr: int, winner: MemoryRegion) -> list[str]:
     ))
 
 
-def _tree_table(names: str, space: AddressSpace) -> Table:
+def _tree_table(names: str, space: AddressSpace, console: Console) -> Table:
+    digits = _digits(space, console)
     title = Text.assemble((names, "bold"), " (tree)")
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     table.add_column("addresses", no_wrap=True)
@@ -109,7 +147,7 @@ def _tree_table(names: str, space: AddressSpace) -> Table:
         kind = _kind(region)
         style = "dim strike" if one.state == "disabled" else _STYLES.get(kind, "")
         table.add_row(
-            f"{one.start:016x}-{one.last & (1 << 64) - 1:016x}", str(region.priority),
+            f"{one.start:0{digits}x}-{one.last & (1 << 64) - 1:0{digits}x}", str(region.priority),
             Text(kind, style), Text("  " * one.depth + _name(region), style), _seen(one),
         )
     return table
@@ -149,10 +187,13 @@ def _size(size: int) -> str:
 
 
 def map_document(
-    mirror: Mirror, spaces: Sequence[AddressSpace], *, tree: bool, flat: bool
+    mirror: Mirror, spaces: Sequence[AddressSpace], *, tree: bool, flat: bool,
+    contracts: Contracts | None = None,
 ) -> dict[str, Any]:
-    """The map as plain data, without what only the caller knows (build, machine)."""
+    """The map as plain data, without what only the caller knows (build, machine). With
+    ``contracts`` that were probed every range tells its region's."""
     inference = mirror.inference
+    pictures = {space.view: lay_out([], space) for space in spaces} if flat else {}
     return {
         "exact": mirror.exact,
         "views": {
@@ -164,22 +205,26 @@ def map_document(
             "facts": list(inference.facts),
         },
         "differences": [str(difference) for difference in mirror.differences],
-        "spaces": [_space_document(space, tree=tree, flat=flat) for space in spaces],
+        "spaces": [
+            _space_document(space, pictures.get(space.view), tree, contracts or Contracts())
+            for space in spaces
+        ],
     }
 
 
-def _space_document(space: AddressSpace, *, tree: bool, flat: bool) -> dict[str, Any]:
+def _space_document(
+    space: AddressSpace, picture: Picture | None, tree: bool, contracts: Contracts
+) -> dict[str, Any]:
     document: dict[str, Any] = {"name": space.name, "root": space.root.name}
-    if flat:
-        document["ranges"] = [
+    if picture is not None:
+        document["ranges"] = _ranges(space, picture, contracts)
+        document["hidden"] = [
             {
-                "start": f"{s.start:#x}", "last": f"{s.last:#x}", "size": f"{s.size:#x}",
-                "type": "rom" if s.readonly else type_of(s.region),
-                "region": s.region.name, "owner": owner_of(s.region), "offset": f"{s.offset:#x}",
-                "priority": s.region.priority, "nonvolatile": s.nonvolatile,
-                "over": _beneath(space, s.start, s.region),
+                "start": f"{box.start:#x}", "last": f"{box.last:#x}", "layer": box.layer,
+                "type": box.type, "region": box.region.name, "owner": owner_of(box.region),
+                "offset": f"{box.offset:#x}", "aliases": list(box.via),
             }
-            for s in space.view.sections
+            for box in picture.boxes if box.layer
         ]
     if tree:
         document["tree"] = [
@@ -195,3 +240,22 @@ def _space_document(space: AddressSpace, *, tree: bool, flat: bool) -> dict[str,
             for one in occurrences(space)
         ]
     return document
+
+
+def _ranges(
+    space: AddressSpace, picture: Picture, contracts: Contracts
+) -> list[dict[str, Any]]:
+    boxes = {box.start: box for box in picture.boxes if not box.layer}
+    found = []
+    for s in space.view.sections:
+        each = {
+            "start": f"{s.start:#x}", "last": f"{s.last:#x}", "size": f"{s.size:#x}",
+            "type": "rom" if s.readonly else type_of(s.region),
+            "region": s.region.name, "owner": owner_of(s.region), "offset": f"{s.offset:#x}",
+            "priority": s.region.priority, "nonvolatile": s.nonvolatile,
+            "over": _beneath(space, s.start, s.region), "aliases": list(boxes[s.start].via),
+        }
+        if contracts.probed:
+            each["contract"] = contract_document(contracts, s.region)
+        found.append(each)
+    return found
