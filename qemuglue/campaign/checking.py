@@ -1,10 +1,12 @@
 """The check of one machine: its map, random accesses, and every witness of its state.
 
-In order: the machine is started and mirrored (the map must equal QEMU's own views, range by
-range); random operations are judged one by one, each divergence confirmed in a fresh QEMU
-(``explorer``); then, in a QEMU that has performed one more program, the witnesses of a whole
-state are asked: ``gpa2hva``, the core dump, ``xp``, and the map again. What they say is
-confirmed in another fresh QEMU. All of it is one value.
+In order: the machine is started as a plain command line gives it and mirrored (the map must
+equal QEMU's own views, range by range, and what its object model tells); with operations, it is
+started again without the devices for a person at a screen, and mirrored; random operations are
+judged one by one, each divergence confirmed in a fresh QEMU (``explorer``); then, in a QEMU that
+has performed one more program, the witnesses of a whole state are asked: ``gpa2hva``, the core
+dump, ``xp``, and the map again. What they say is confirmed in another fresh QEMU. All of it is
+one value.
 
 An access that ends QEMU is a finding like a divergence. It must not end the check as well: the
 place is left out from then on, and its operations are counted as unjudged, with that reason.
@@ -23,6 +25,7 @@ from qemuglue.campaign.check_result import CheckResult, Divergence, MapResult, S
 from qemuglue.campaign.explorer import Explorer, Progress
 from qemuglue.campaign.fatal import FatalPlaces
 from qemuglue.campaign.findings import Finding
+from qemuglue.campaign.map_check import check_map as check_plain_map
 from qemuglue.campaign.settings import DEFAULT_RAM, Settings, ask_ram_id, rules_of
 from qemuglue.campaign.starting import start_machine
 from qemuglue.errors import EnvironmentFailure, LaunchError, QemuFailure, QemuglueError, UsageError
@@ -63,16 +66,20 @@ MAX_FATAL_READS = 4
 #: A program's text in a result, at most; the finding's folder has all of it.
 MAX_TEXT = 64 << 10
 
+#: What QEMU says of a name that is no machine's.
+_UNKNOWN = "unsupported machine type"
+
 #: What the model enters: without a CPU there is no space that qtest could.
 _CPU_SPACE = "cpu-memory-0"
 
 
 def check_machine(
     build: Build, machine: str, *, args: Sequence[str] = (), ops: int = DEFAULT_OPS,
-    seed: int = 0, defect: str = "", folder: Path,
+    seed: int = 0, defect: str = "", qom: bool = False, folder: Path,
 ) -> CheckResult:
     """Check ``TARGET/NAME``. Findings are recorded under ``folder``. Never raises for what QEMU
-    does: that is a result.
+    does: that is a result. Without operations only the map is judged, by one QEMU; its object
+    model is asked too with operations or ``qom``.
 
     :raise UsageError: the build has no such machine, no such defect, too many operations.
     :raise BuildError: the build has no binary for the target.
@@ -81,7 +88,9 @@ def check_machine(
         raise UsageError(f"{ops} operations; give 0 to {MAX_OPS}")
     target, name = machine_name(machine)
     build.binary(target)
-    return _Check(build, target, name, tuple(args), ops, seed, defect, folder).run()
+    check = _Check(build, target, name, tuple(args), ops, seed, defect, folder)
+    check.qom = qom or ops > 0
+    return check.run()
 
 
 @dataclass(slots=True)
@@ -115,8 +124,10 @@ class _Check:
         )
         #: The machine decides the stream too: two machines are not given the same numbers.
         self.rng = Random(f"{seed}/{self.machine}")
+        self.qom = False
         self.setup = ""
         self.map = MapResult()
+        self.map_accounts: tuple[Account, ...] = ()
         self.progress = Progress()
         self.accounts: tuple[Account, ...] = ()
         self.divergences: list[Divergence] = []
@@ -130,11 +141,14 @@ class _Check:
     def run(self) -> CheckResult:
         """Everything, in order."""
         try:
-            ram_id = ask_ram_id(self.build, self.config.target, self.config.machine)
             try:
-                self._start(ram_id or None)
+                self._map()
             except LaunchError as error:
+                if _UNKNOWN in error.stderr:
+                    ask_ram_id(self.build, self.config.target, self.config.machine)
                 return self._result(Status.NOT_STARTED, _reason(error))
+            if self.ops:
+                self._start()
             if self.ops:
                 self._access()
                 self._look_at_states()
@@ -148,7 +162,7 @@ class _Check:
             build=self.build.name, version=self.build.version, machine=self.machine,
             status=status, seed=self.seed, ops=self.ops, reason=reason, map=self.map,
             seconds=round(time.monotonic() - self.start_s, 3), tally=progress.tally,
-            accounts=self.accounts, divergences=tuple(self.divergences),
+            accounts=(*self.map_accounts, *self.accounts), divergences=tuple(self.divergences),
             notes=tuple(dict.fromkeys((*self.notes, *progress.notes))),
             ram=tuple((name, coverage) for name, coverage, _ in self.ram),
             ram_bytes=_bytes(self.ram),
@@ -158,18 +172,34 @@ class _Check:
 
     # -- the map -------------------------------------------------------------------------------
 
-    def _start(self, ram_id: str | None) -> None:
+    def _map(self) -> None:
+        """The machine as a plain command line gives it."""
+        found = check_plain_map(self.build, self.machine, args=self.args, qom=self.qom)
+        self.map = found.result
+        self.args = found.config.args  # an image may have been added
+        self.notes += found.notes
+        self._add_map_differences("the machine as started", self.map)
+        if found.qom is not None:
+            self.map_accounts = (found.qom,)
+            for difference in found.qom.differences:
+                self._add_difference(difference, 1, 1)
+
+    def _add_map_differences(self, place: str, result: MapResult) -> None:
+        for difference in result.differences:
+            self._add_difference(Difference("map", place, "", difference), 1, 1)
+
+    def _start(self) -> None:
+        """The machine that accesses are made to."""
+        ram_id = ask_ram_id(self.build, self.config.target, self.config.machine) or None
         wanted = QemuConfig(
             build=self.build, target=self.config.target, machine=self.config.machine,
             args=self.args, ram=DEFAULT_RAM if ram_id else None, ram_id=ram_id,
             mode=self.config.mode,
         )
         self.config, mirror = start_machine(wanted)
-        self.map = map_result(mirror)
         names = {region.name for region in mirror.regions}
         self.setup = "pci" if "pci-conf-data" in names else ""
-        for difference in self.map.differences:
-            self._add_difference(Difference("map", "the machine as started", "", difference), 1, 1)
+        self._add_map_differences("the machine with -nodefaults", map_result(mirror))
         if _CPU_SPACE not in {space.name for space in mirror.spaces} and self.ops:
             self.notes.append("no CPU: there is no address space to make accesses in")
             self.ops = 0

@@ -24,7 +24,7 @@ from qemuglue.program.operation import Operation, Program
 from qemuglue.program.verbs import MAX_OPERATIONS, MODES, SETUPS
 from qemuglue.qemu.builds import Build, find_build
 from qemuglue.qemu.config import QemuConfig, VmMode, machine_name, parse_size
-from qemuglue.qemu.guest_ram import default_ram_id
+from qemuglue.qemu.guest_ram import default_ram_ids
 from qemuglue.qemu.process import QemuProcess
 from qemuglue.witness.face import HostFace
 from qemuglue.witness.judge import Scene
@@ -188,21 +188,25 @@ NAMES: dict[str, type] = {
 
 
 @lru_cache(maxsize=64)
+def _ram_ids(build: Build, target: str) -> dict[str, str | None]:
+    config = QemuConfig(build=build, target=target, machine="none", transcript=False)
+    with QemuProcess(config) as process:
+        return default_ram_ids(process.monitor)
+
+
 def ask_ram_id(build: Build, target: str, machine: str) -> str:
     """The id of the machine's main memory, "" where it takes no backend. One QEMU without a
-    machine is started for the answer.
+    machine is started for the answers of all machines of the target.
 
     :raise UsageError: this QEMU has no such machine.
     """
-    config = QemuConfig(build=build, target=target, machine="none", transcript=False)
-    with QemuProcess(config) as process:
-        try:
-            return default_ram_id(process.monitor, machine) or ""
-        except UsageError:
-            raise UsageError(
-                f"build {build.name} (QEMU {build.version}) has no machine {target}/{machine}; "
-                f"`qemuglue machines --build {build.name} --target {target}` lists them"
-            ) from None
+    known = _ram_ids(build, target)
+    if machine not in known:
+        raise UsageError(
+            f"build {build.name} (QEMU {build.version}) has no machine {target}/{machine}; "
+            f"`qemuglue machines --build {build.name} --target {target}` lists them"
+        )
+    return known[machine] or ""
 
 
 def resolve(settings: Settings) -> Settings:

@@ -138,20 +138,34 @@ def hva_of(monitor: Monitor, address: int) -> Hva | NotRam | Unmapped:
     return parse_gpa2hva(monitor.hmp(f"gpa2hva {address:#x}"))
 
 
-def default_ram_id(monitor: Monitor, machine: str) -> str | None:
-    """The id of a machine's main memory, or ``None`` where it takes no backend.
+def default_ram_ids(monitor: Monitor) -> dict[str, str | None]:
+    """The id of every machine's main memory, ``None`` where it takes no backend; by name and
+    by alias.
 
     Asks QMP ``query-machines``, so any running QEMU of the same build and target will do.
-    Raises :class:`UsageError` for a machine this QEMU does not have.
     """
     answer = monitor.execute("query-machines")
     if not isinstance(answer, list):
         raise ProtocolError("no list of machines", channel="QMP")
+    found: dict[str, str | None] = {}
     for entry in answer:
-        if isinstance(entry, dict) and machine in (entry.get("name"), entry.get("alias")):
-            found = entry.get("default-ram-id")
-            return found if isinstance(found, str) else None
-    raise UsageError(f"this QEMU has no machine {machine!r}")
+        if isinstance(entry, dict):
+            ram_id = entry.get("default-ram-id")
+            for name in (entry.get("alias"), entry.get("name")):
+                if isinstance(name, str):
+                    found[name] = ram_id if isinstance(ram_id, str) else None
+    return found
+
+
+def default_ram_id(monitor: Monitor, machine: str) -> str | None:
+    """The id of a machine's main memory, or ``None`` where it takes no backend.
+
+    Raises :class:`UsageError` for a machine this QEMU does not have.
+    """
+    known = default_ram_ids(monitor)
+    if machine not in known:
+        raise UsageError(f"this QEMU has no machine {machine!r}")
+    return known[machine]
 
 
 class ProcMem:
