@@ -26,9 +26,26 @@ from __future__ import annotations
 import signal as _signal
 from collections.abc import Sequence
 
+#: A sentence about an answer is not longer; the answer itself is in ``text``.
+MAX_MESSAGE = 800
+
+
+def plain(text: str) -> str:
+    """``text`` with nothing in it that a terminal would obey: what is not printable, newlines
+    and tabs apart, as ``\\xNN``. QEMU's words end up in messages, and QEMU is not trusted."""
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode("ascii")
+        for c in text
+    )
+
 
 class QemuglueError(Exception):
-    """Root of the tree; never raised itself."""
+    """Root of the tree; never raised itself. Its message is ``plain``."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(plain(arg) if isinstance(arg, str) else arg for arg in args))
 
 
 class UsageError(QemuglueError):
@@ -115,7 +132,8 @@ class ProtocolError(QemuFailure):
     def __init__(self, message: str, *, channel: str, text: str = "") -> None:
         self.channel = channel
         self.text = text
-        super().__init__(f"{channel}: {message}")
+        # One sentence, whatever QEMU's words in it are.
+        super().__init__(" ".join(f"{channel}: {message[:MAX_MESSAGE]}".split()))
 
 
 class ResourceError(QemuFailure):
