@@ -31,6 +31,7 @@ Cache = dict[object, Contract | None]
 
 def explain(rules: Rules, probes: Sequence[Probe], cache: Cache) -> Learned | None:
     """The contract that explains the probes, or None."""
+    probes = telling(probes)
     facts = vetoes(probes)
     shape = _shape(probes)
     if shape not in cache:
@@ -61,6 +62,7 @@ def alternatives(
     rules: Rules, probes: Sequence[Probe], contract: Contract
 ) -> tuple[ContractSizes, ...]:
     """Other contracts that explain the probes, in QEMU's defaults' own terms, sorted."""
+    probes = telling(probes)
     facts = vetoes(probes)
     mine = ContractSizes.of(contract).effective
     found = {ContractSizes.of(each).effective for each in _fitting(rules, probes, facts)}
@@ -73,6 +75,7 @@ def alternatives(
 
 def closest(rules: Rules, probes: Sequence[Probe]) -> tuple[Contract, list[Probe]]:
     """The candidate that explains the most, and the probes it does not explain."""
+    probes = telling(probes)
     facts = vetoes(probes)
     best: tuple[Contract, list[Probe]] | None = None
     for candidate in _candidates(probes):
@@ -81,6 +84,14 @@ def closest(rules: Rules, probes: Sequence[Probe]) -> tuple[Contract, list[Probe
             best = candidate, wrong
     assert best is not None
     return best
+
+
+def telling(probes: Sequence[Probe]) -> Sequence[Probe]:
+    """The probes whose lines are surely all known: where a device accesses others on its own,
+    nobody can tell its doing from what lies behind its end."""
+    if any(probe.nested for probe in probes):
+        return [probe for probe in probes if not probe.crossing]
+    return probes
 
 
 def vetoes(probes: Sequence[Probe]) -> AcceptsFacts:
@@ -171,8 +182,7 @@ def _accepted(probe: Probe) -> Iterator[tuple[tuple[int, int, bool], bool]]:
     calls only, and a call may be a piece of a wider dispatch: nothing is sure but a probe that
     was one call."""
     if (
-        len(probe.seen) == 1 and probe.seen[0].reason is None
-        and probe.offset + probe.size <= probe.stop
+        len(probe.seen) == 1 and probe.seen[0].reason is None and not probe.crossing
     ):
         yield (probe.offset, probe.size, probe.is_write), True
 
@@ -184,7 +194,7 @@ def _orders(
     rules: Rules, contract: Contract, probe: Probe, facts: AcceptsFacts
 ) -> Iterator[bool]:
     """Whether the device is big-endian, if this probe's values can tell."""
-    if probe.offset + probe.size > probe.stop or probe.size == 1:
+    if probe.crossing or probe.size == 1:
         return
     fits = []
     for big in (False, True):

@@ -53,6 +53,9 @@ def follows_none(rules: Rules, probes: list[Probe]) -> str:
     """Why no contract was found, as short as it can be said."""
     if not probes:
         return "nothing of it is in view"
+    if not any(probe.seen for probe in probes):
+        return ("no access to it leaves a line of its own: it hands them on to others "
+                "(an IOMMU does)")
     _, wrong = closest(rules, probes)
     return (f"its accesses follow no contract this model knows ({len(wrong)} of {len(probes)} "
             f"differ from the closest, first: {wrong[0]})" if wrong else

@@ -25,6 +25,8 @@ MEMORY_VERBS = {1: ("readb", "writeb"), 2: ("readw", "writew"),
                 4: ("readl", "writel"), 8: ("readq", "writeq")}
 PORT_VERBS = {1: ("inb", "outb"), 2: ("inw", "outw"), 4: ("inl", "outl")}
 
+_ACCESSES = (EventKind.READ, EventKind.WRITE, EventKind.INVALID_READ, EventKind.INVALID_WRITE)
+
 #: Accesses in flight: a QEMU that dies loses no more, and there are markers for all of them.
 BATCH = 2048
 
@@ -70,6 +72,13 @@ class Probe:
     data: bytes
     #: One dispatch of the whole size, never cut (``Rules.ports_single_dispatch``).
     single: bool = False
+    #: The device accessed others before it answered.
+    nested: bool = False
+
+    @property
+    def crossing(self) -> bool:
+        """Whether it goes on behind the region's part in view."""
+        return self.offset + self.size > self.stop
 
     def __str__(self) -> str:
         verb = "write" if self.is_write else "read"
@@ -186,14 +195,17 @@ def _batch(
     for number, (one, window) in enumerate(zip(asks, windows, strict=False)):
         if window is None:
             continue  # its marker is not to be found: nobody knows what was its own
-        seen = tuple(own_lines(window, place.region, base, one.is_write))
+        stop = steps[number][1]
+        seen = tuple(own_lines(window, place.region, base, one, stop))
         value = one.value if one.is_write else int(lines[2 * number].split()[1], 16)
         data = (
             value.to_bytes(one.size, "little") if single
             else session.face.value_bytes(value, one.size)
         )
-        stop = steps[number][1]
-        probes.append(Probe(one.offset, one.size, stop, one.is_write, seen, data, single))
+        nested = one.offset + one.size <= stop and _nested(window, place.region)
+        probes.append(
+            Probe(one.offset, one.size, stop, one.is_write, seen, data, single, nested)
+        )
         if map_matters and any(event.kind is EventKind.FLATVIEW_NEW for event in window):
             return Answers(tuple(probes), one, None, tuple(asks[number + 1 :]))
     if ended is not None:
@@ -224,26 +236,50 @@ def _windows(events: list[Event], marker: int, count: int) -> list[list[Event] |
 
 
 def own_lines(
-    events: list[Event], region: MemoryRegion, base: int, is_write: bool
+    events: list[Event], region: MemoryRegion, base: int, one: Ask, stop: int
 ) -> Iterator[Seen]:
-    """The lines of ``region`` among those of one access, up to where it leaves the region."""
-    wanted = EventKind.WRITE if is_write else EventKind.READ
-    refused = EventKind.INVALID_WRITE if is_write else EventKind.INVALID_READ
+    """The lines of ``region`` among those of one access.
+
+    A device may access others before its own call returns and is logged, so foreign lines in
+    between say nothing as long as the access lies in the region. One that goes on behind
+    ``stop`` leaves the region at the first foreign line, and a refusal there may be a
+    namesake's, whose offsets start anew.
+    """
+    wanted = EventKind.WRITE if one.is_write else EventKind.READ
+    refused = EventKind.INVALID_WRITE if one.is_write else EventKind.INVALID_READ
+    crossing = one.offset + one.size > stop
     pointer = 0  # the first call is on the region itself; namesakes have other pointers
+    begun = False
     for event in events:
         if event.kind not in (wanted, refused):
             continue
         if event.name != region.name or (event.mr and pointer not in (0, event.mr)):
-            if pointer or event.kind is refused:
-                return  # the access has left the region; it may come back to it later
+            if crossing and (begun or event.kind is refused):
+                return  # it may come back to the region later, as somebody else's doing
             continue
         if event.kind is wanted:
-            pointer = event.mr
-            offset = (event.address - base) & MASK64
-            yield Seen(offset, event.size, event.value, None, 0, 0)
-        elif event.kind is refused and event.refusal is not None:
+            seen = Seen((event.address - base) & MASK64, event.size, event.value, None, 0, 0)
+        else:
+            assert event.refusal is not None, event
             why, least, most = event.refusal
-            yield Seen(event.address, event.size, 0, why.value, least, most)
+            seen = Seen(event.address, event.size, 0, why.value, least, most)
+        if not one.offset <= seen.offset < one.offset + one.size:
+            if crossing:
+                return
+            continue
+        pointer, begun = event.mr or pointer, True
+        yield seen
+
+
+def _nested(events: list[Event], region: MemoryRegion) -> bool:
+    """Whether a line of another region comes before one of ``region``."""
+    foreign = False
+    for event in events:
+        if event.kind in _ACCESSES:
+            if event.name == region.name:
+                return foreign
+            foreign = True
+    return foreign
 
 
 # -- where ---------------------------------------------------------------------------------

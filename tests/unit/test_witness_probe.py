@@ -26,7 +26,7 @@ from qemuglue.qemu.events import Event
 from qemuglue.witness.contracts import Learned
 from qemuglue.witness.explaining import explain
 from qemuglue.witness.face import HostFace
-from qemuglue.witness.probing import Probe, Seen, _windows, own_lines
+from qemuglue.witness.probing import Ask, Probe, Seen, _nested, _windows, own_lines
 
 RANDOMS = st.randoms(use_true_random=False)
 BASE = 0x1000
@@ -74,7 +74,8 @@ class Probed:
         for offset in range(min(8, self.region.size)):
             for size in (1, 2, 4) if self.ports else (1, 2, 4, 8):
                 events, data = self.access(offset, size, is_write=is_write)
-                seen = tuple(own_lines(events, self.region, BASE, is_write))
+                one = Ask(offset, size, is_write)
+                seen = tuple(own_lines(events, self.region, BASE, one, self.region.size))
                 yield Probe(offset, size, self.region.size, is_write, seen, data, single)
 
     def learned(self, *, is_write: bool = False) -> Learned | None:
@@ -207,7 +208,8 @@ def test_a_devices_own_veto_becomes_facts(rng: Random, share: float) -> None:
     again.simulated = Simulated(again.space, probed.simulated.value)
     for probe in probes:
         events, data = again.access(probe.offset, probe.size)
-        assert tuple(own_lines(events, again.region, BASE, False)) == probe.seen
+        one = Ask(probe.offset, probe.size)
+        assert tuple(own_lines(events, again.region, BASE, one, probe.stop)) == probe.seen
         assert data == probe.data
 
 
@@ -300,22 +302,59 @@ def test_events_between_markers() -> None:
     assert _windows(events, 0x9000, 2) == [[first], [unassigned(0x7000, 1), second, message()]]
 
 
+def test_a_lost_marker_costs_two_accesses() -> None:
+    dev = device()
+    calls = [call(dev, 4 * i, 4, i) for i in range(4)]
+    markers = [unassigned(0x9000 + i, 1) for i in range(4)]
+    events = [event for pair in zip(calls, markers, strict=True) for event in pair]
+    del events[3]
+    assert _windows(events, 0x9000, 4) == [[calls[0]], None, None, [calls[3]]]
+    assert _windows(events[:2], 0x9000, 3) == [[calls[0]], None, None]
+
+
+def own(events: list[Event], region: MemoryRegion, one: Ask, stop: int = 0x100) -> list[int]:
+    """Offsets of the lines that are the region's own."""
+    return [seen.offset for seen in own_lines(events, region, region.absolute(), one, stop)]
+
+
 def test_what_is_not_the_regions_own_is_left_out() -> None:
     dev, twin, other = device(), device(), device("other")
     space_of((BASE, dev), (BASE + 0x100, other), (0x9000, twin))
     mine = call(dev, 0xFC, 4, 1)
-    assert len(list(own_lines([mine, call(other, 0, 4, 2)], dev, BASE, False))) == 1
-    assert len(list(own_lines([call(other, 0, 4, 2), mine], dev, BASE, False))) == 1
+    inside, behind = Ask(0xFC, 4), Ask(0xFC, 8)
+    assert own([mine, call(other, 0, 4, 2)], dev, inside) == [0xFC]
+    assert own([call(other, 0, 4, 2), mine], dev, inside) == [0xFC]
     # Once it has left the region, what comes is somebody else's, a namesake's included.
-    assert len(list(own_lines([mine, call(twin, 0, 4, 2), mine], dev, BASE, False))) == 1
-    assert len(list(own_lines([mine, call(dev, 0, 4, 2, is_write=True)], dev, BASE, False))) == 1
-    [seen] = own_lines([refusal(dev, 2, 2, Reason.REJECTED)], dev, BASE, False)
+    assert own([mine, call(twin, 0, 4, 2), mine], dev, behind) == [0xFC]
+    assert own([mine, refusal(dev, 0, 4, Reason.UNALIGNED)], dev, behind) == [0xFC]
+    assert own([unassigned(0x70, 4), mine], dev, behind) == []
+    assert own([mine, call(dev, 0xFC, 4, 1, is_write=True)], dev, inside) == [0xFC]
+    [seen] = own_lines([refusal(dev, 2, 2, Reason.REJECTED)], dev, BASE, Ask(2, 2), 0x100)
     assert (seen.offset, seen.size, seen.reason) == (2, 2, "rejected")
+
+
+def test_a_device_may_access_others_before_its_own_line() -> None:
+    dev, other = device(), device("other")
+    space_of((BASE, dev), (BASE + 0x100, other))
+    events = [unassigned(0x70, 4), call(dev, 0, 4, 1), call(other, 0, 4, 2), call(dev, 4, 4, 1)]
+    assert own(events, dev, Ask(0, 8)) == [0, 4]
+    assert _nested(events, dev) and _nested(events[:1], dev)
+    assert not _nested(events[1:], dev) and not _nested([message(), *events[3:]], dev)
+
+
+def test_what_goes_on_behind_a_device_that_accesses_others_proves_nothing() -> None:
+    probed = Probed(Random(1), Contract(endian=Endian.LITTLE), size=8)
+    probes = list(probed.probes())
+    crossing = next(i for i, probe in enumerate(probes) if probe.crossing and probe.size == 4)
+    probes[crossing] = replace(probes[crossing], seen=())
+    assert explain(RULES_10_0, probes, {}) is None
+    probes[0] = replace(probes[0], nested=True)
+    learned = explain(RULES_10_0, probes, {})
+    assert learned is not None and learned.contract.valid_max == 0
 
 
 def test_offsets_count_from_the_region_wherever_it_lies() -> None:
     dev = device("top", 0x10)
     space = AddressSpace("memory", MemoryRegion.container_of("system", 1 << 64))
     space.root.add_subregion(MASK64 - 0xF, dev)
-    [seen] = own_lines([call(dev, 4, 4, 1)], dev, dev.absolute(), False)
-    assert seen.offset == 4
+    assert own([call(dev, 4, 4, 1)], dev, Ask(4, 4), 0x10) == [4]
