@@ -21,3 +21,11 @@ KNOWN_ANSWERS = {
     "pci_bridge_pci": False,  # pci_bridge_initfn: the secondary bus
     "pci_bridge_io": False,
 }
+
+#: Windows of a PCI bridge, in the order ``pci_bridge_region_init`` adds them. When one changes,
+#: ``pci_bridge_update_mappings`` takes all away and adds them anew, so that they are the newest
+#: of their priority even where the text shows no change.
+BUILT_TOGETHER = (
+    "pci_bridge_pref_mem", "pci_bridge_mem", "pci_bridge_io",
+    "pci_bridge_vga_mem", "pci_bridge_vga_io_lo", "pci_bridge_vga_io_hi",
+)

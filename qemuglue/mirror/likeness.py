@@ -10,17 +10,6 @@ from qemuglue.mirror.identity import Spec
 Likeness = Callable[[Spec, MemoryRegion, dict[Spec, MemoryRegion]], bool]
 
 
-def moved(spec: Spec, matched: dict[Spec, MemoryRegion]) -> bool:
-    """Whether the region is elsewhere in the tree than it was, or has another priority."""
-    region = matched[spec]
-    container = matched[spec.parent] if spec.parent is not None else None
-    return (
-        region.container is not container
-        or region.addr != spec.node.addr
-        or region.priority != spec.node.priority
-    )
-
-
 def fits(spec: Spec, region: MemoryRegion, _: object = None) -> bool:
     """Whether the two can be one region at all: RAM stays RAM, an alias an alias."""
     if spec.target is not None or region.alias is not None:

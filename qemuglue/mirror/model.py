@@ -19,7 +19,7 @@ from qemuglue.mirror.facts import Facts, Inference, Kin, Pair, at, does
 from qemuglue.mirror.identity import Identity, RegionKey, Spec
 from qemuglue.mirror.known import KNOWN_ANSWERS, KNOWN_READONLY
 from qemuglue.mirror.likeness import LIKENESS, fits
-from qemuglue.mirror.likeness import moved as is_moved
+from qemuglue.mirror.moves import guess, in_turn, is_moved, overtaking, rebuilt
 from qemuglue.mirror.order import arrange
 from qemuglue.qemu.mtree import TREE_COMMAND
 
@@ -85,6 +85,9 @@ class Model:
             matched[spec] for spec in identity.regions
             if matched[spec] not in before or is_moved(spec, matched)
         }
+        moved |= overtaking(identity.regions, matched, self.printed, moved)
+        if self.knows:
+            moved |= rebuilt(matched, before, moved)
         self._forget_pairs(moved)
         for spec in identity.regions:
             self._set(spec, matched)
@@ -229,7 +232,9 @@ class Model:
             inside = set(children)
             if children == self.printed.get(container, ()) and moved.isdisjoint(inside):
                 continue
-            fresh = _guess([c for c in children if c in moved], addresses)
+            fresh = guess([c for c in children if c in moved], addresses)
+            if self.knows:
+                fresh = in_turn(fresh)
             kept = [c for c in old if c in inside and c not in moved]
             wanted.append((container, fresh + kept))
         for region in before:
@@ -410,7 +415,7 @@ class Model:
         """The same tree as if nothing had been learnt yet."""
         orders = {
             container: tuple(sorted(
-                _guess(list(children), {child: (child.addr, 0) for child in children}),
+                guess(list(children), {child: (child.addr, 0) for child in children}),
                 key=lambda child: -child.priority,
             ))
             for container, children in self.printed.items()
@@ -453,15 +458,6 @@ def _kin(region: MemoryRegion) -> Kin:
     """What aliases that one device made for one purpose have in common."""
     target = region.alias.key if region.alias is not None else None
     return region.key.owner, region.name, target
-
-
-def _guess(
-    children: list[MemoryRegion], addresses: dict[MemoryRegion, tuple[int, int]]
-) -> list[MemoryRegion]:
-    """The order of regions nothing is known about. Boards add regions by and large in address
-    order, and the newest lies on top: the higher address first. (Stable: equal addresses keep
-    the print order, which is true.)"""
-    return sorted(children, key=lambda child: -addresses[child][0])
 
 
 def _in_alias_order(specs: Iterable[Spec]) -> list[Spec]:
