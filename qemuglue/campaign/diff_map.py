@@ -37,6 +37,10 @@ type, which stands for the same virtual hardware in every release:
 Not visible, hence never an error: names and owners of regions (they are in no stream and on no
 bus), ``nonvolatile`` (it tells the host's dump, not the guest), and views of devices that only
 their DMA could tell apart, mostly empty until firmware enables bus mastering.
+
+A ROM is as large as the firmware file that the build's package brings. Where the packages' files
+explain another size (``diff_firmware.py``), the change is told with the file's name, and is
+not the machine type's: it is a note.
 """
 
 from __future__ import annotations
@@ -74,8 +78,9 @@ class MapChange:
     """One change. ``where`` is an address or address range of ``spaces``, the name of a block,
     a PCI place; ``before`` and ``after`` are words, free of addresses where the change is not
     about them, so that the same change on other machines has the same words. ``visible``: a guest
-    or a migration notices (the module's text has the rules). ``size`` is in bytes, -1 where there
-    is none."""
+    or a migration notices (the module's text has the rules). ``sizes`` are bytes before and after,
+    -1 where there are none. ``firmware``: the size may be that of a firmware file; ``because``
+    names it where it is."""
 
     subject: Subject
     kind: Kind
@@ -85,15 +90,24 @@ class MapChange:
     visible: bool
     spaces: tuple[str, ...] = ()
     sizes: tuple[int, int] = (-1, -1)
+    firmware: bool = False
+    because: str = ""
 
     @property
     def alike(self) -> tuple[str, ...]:
         """Equal for one change met on several machines, or at several addresses."""
-        return (self.subject.value, self.kind.value, self.before, self.after, str(self.visible))
+        return (self.subject.value, self.kind.value, self.before, self.after, self.because,
+                str(self.visible))
 
     def __str__(self) -> str:
-        told = f"{self.subject.value} {self.kind.value}: {self.before} -> {self.after}"
-        return f"{self.place}: {told}"
+        return f"{self.place}: {self.told}"
+
+    @property
+    def told(self) -> str:
+        """What happened, without where."""
+        what = "" if self.subject is Subject.RANGE else f"{self.subject.value} "
+        because = f" ({self.because})" if self.because else ""
+        return f"{what}{self.kind.value}: {self.before} -> {self.after}{because}"
 
     @property
     def place(self) -> str:
@@ -104,7 +118,7 @@ class MapChange:
         return {
             "subject": self.subject.value, "kind": self.kind.value, "where": self.where,
             "before": self.before, "after": self.after, "visible": self.visible,
-            "spaces": list(self.spaces),
+            "spaces": list(self.spaces), "because": self.because or None,
         }
 
 
@@ -141,12 +155,11 @@ def _views(before: Sequence[View], after: Sequence[View]) -> Iterator[MapChange]
     for name, number in sorted(alone.items()):
         if not number:
             continue
-        words = "1 space" if abs(number) == 1 else f"{abs(number)} spaces"
+        words = repr(name) if abs(number) == 1 else f"{abs(number)} of {name!r}"
         gone = number < 0
         yield MapChange(
             Subject.SPACE, Kind.REMOVED if gone else Kind.ADDED, name,
-            words if gone else "none", "none" if gone else words,
-            guest_visible((name,)), (name,),
+            words if gone else "none", "none" if gone else words, guest_visible((name,)),
         )
     found: dict[tuple[object, ...], tuple[MapChange, set[str]]] = {}
     for a, b, spaces in pairs:
@@ -207,15 +220,19 @@ def _answers(view: View) -> list[MapRange]:
 
 def _range_change(change: RangeChange) -> MapChange:
     a, b, kind = change.before, change.after, change.kind
-    before, after = _words(kind, a, b)
+    before, after = _words(change)
     where = f"{change.start:#x}"
     if change.last > change.start:
         where += f"-{change.last:#x}"
     sizes = (a.size if a else -1, b.size if b else -1)
-    return MapChange(Subject.RANGE, kind, where, before, after, kind not in _HIDDEN, (), sizes)
+    firmware = kind is Kind.RESIZED and a is not None and a.type == "rom"
+    return MapChange(
+        Subject.RANGE, kind, where, before, after, kind not in _HIDDEN, (), sizes, firmware
+    )
 
 
-def _words(kind: Kind, a: MapRange | None, b: MapRange | None) -> tuple[str, str]:
+def _words(change: RangeChange) -> tuple[str, str]:
+    kind, a, b = change.kind, change.before, change.after
     if kind is Kind.ADDED and b is not None:
         return a.name if a else "nothing", _described(b)
     if kind is Kind.REMOVED and a is not None:
@@ -237,11 +254,12 @@ def _words(kind: Kind, a: MapRange | None, b: MapRange | None) -> tuple[str, str
     if kind is Kind.RETYPED:
         return f"{a.name}, {a.type}", b.type
     if kind is Kind.OFFSET:
-        return f"{a.name} from {a.offset:#x}", f"from {b.offset:#x}"
+        first, second = (each.offset + change.start - each.start for each in (a, b))
+        return f"{a.name} from {first:#x}", f"from {second:#x}"
     if kind is Kind.NONVOLATILE:
         said_nv = {True: "nonvolatile", False: "volatile"}
         return f"{a.name}, {said_nv[a.nonvolatile]}", said_nv[b.nonvolatile]
-    return f"{a.name} ({a.type})", f"{b.name} ({b.type})"
+    return _described(a), _described(b)
 
 
 def _described(each: MapRange) -> str:
@@ -267,9 +285,9 @@ def _blocks(before: Sequence[RamBlock], after: Sequence[RamBlock]) -> Iterator[M
             came.remove(alike[0])
             yield _block(Kind.RENAMED, block.name, block.name, alike[0].name)
         else:
-            yield _block(Kind.REMOVED, block.name, _sized(block), "none")
+            yield _block(Kind.REMOVED, block.name, f"{block.name}, {_sized(block)}", "none")
     for block in came:
-        yield _block(Kind.ADDED, block.name, "none", _sized(block))
+        yield _block(Kind.ADDED, block.name, "none", f"{block.name}, {_sized(block)}")
     for name in sorted(old.keys() & new.keys()):
         a, b = old[name], new[name]
         if a == b:
@@ -279,7 +297,7 @@ def _blocks(before: Sequence[RamBlock], after: Sequence[RamBlock]) -> Iterator[M
         fits = fits and a.used <= b.total and b.used <= a.total
         yield replace(
             _block(Kind.RESIZED, name, f"{name}, {_sized(a)}", _sized(b)), visible=not fits,
-            sizes=(a.used, b.used),
+            sizes=(a.used, b.used), firmware=True,
         )
 
 
@@ -321,5 +339,5 @@ def _bars(a: PciFunction, b: PciFunction) -> Iterator[MapChange]:
             Subject.BAR, kind, f"PCI {a.place}",
             f"{label}, {x.kind} {_bytes(x.size)}" if x else f"{label}, none",
             f"{y.kind} {_bytes(y.size)}" if y else "none", visible=True,
-            sizes=(x.size if x else -1, y.size if y else -1),
+            sizes=(x.size if x else -1, y.size if y else -1), firmware=number == 6,
         )

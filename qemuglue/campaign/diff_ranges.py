@@ -137,7 +137,7 @@ class _Comparison:
             if a.offset != b.offset:
                 continue
             if edge and _free(self.b, a, b) and _free(self.a, b, a):
-                self._tell(Kind.RESIZED, a, b)
+                self._tell(Kind.RESIZED, a, b, min(a.start, b.start), max(a.last, b.last))
             elif not edge and (a.last < b.start or b.last < a.start):
                 self._tell(Kind.MOVED, a, b)
                 self._tell(Kind.RESIZED, a, b)
@@ -153,6 +153,7 @@ class _Comparison:
         pieces = list(pieces_of(self.a, self.b))
         kept_a = {piece.a for piece in pieces if _kept(piece)}
         kept_b = {piece.b for piece in pieces if _kept(piece)}
+        self._find_replaced(pieces, kept_a, kept_b)
         once: set[tuple[Kind, MapRange | None, MapRange | None]] = set()
         for piece in pieces:
             if piece.a == piece.b:
@@ -173,6 +174,21 @@ class _Comparison:
                         self._tell(kind, a, b, piece.start, piece.last)
                 else:
                     self._tell(kind, a, b, piece.start, piece.last)
+
+    def _find_replaced(
+        self, pieces: list[Piece], kept_a: set[MapRange | None], kept_b: set[MapRange | None],
+    ) -> None:
+        """Other ranges, of another extent, that begin where others began."""
+        for piece in pieces:
+            a, b = piece.a, piece.b
+            if (
+                a is not None and b is not None and a.start == b.start == piece.start
+                and a.size != b.size and a.name != b.name
+                and a not in kept_a | self.told_a and b not in kept_b | self.told_b
+            ):
+                self._tell(Kind.REPLACED, a, b, a.start, max(a.last, b.last))
+                self.told_a.add(a)
+                self.told_b.add(b)
 
     def _judge(
         self, piece: Piece, kept_a: set[MapRange | None], kept_b: set[MapRange | None],
