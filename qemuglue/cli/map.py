@@ -64,10 +64,10 @@ def run(args: argparse.Namespace) -> int:
     from qemuglue.report.address_text import document, lines, question
     from qemuglue.report.map_text import map_document, print_map
 
-    [build] = builds_of(args)
-    target, machine = machine_name(args.machine)
     split = [_split(word) for word in args.address]
     asked = [(space, question(rest)) for space, rest in split]
+    [build] = builds_of(args)
+    target, machine = machine_name(args.machine)
     config = QemuConfig(build=build, target=target, machine=machine,
                         args=tuple(args.qemu_args), transcript=False)
     with QemuProcess(config) as qemu:

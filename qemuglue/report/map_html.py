@@ -31,14 +31,15 @@ from qemuglue.report.dispatch_text import (
 from qemuglue.report.map_layout import WIDTH, Picture
 from qemuglue.report.map_svg import (
     HOW_TO_READ,
+    MEANINGS,
     PALETTE,
     draw_view,
     hatch,
     heading,
-    legend,
     names_of,
     scale,
     style,
+    swatch,
     text,
     view_height,
 )
@@ -67,8 +68,8 @@ def draw_page(page: Page) -> str:
     known = _Known(page)
     parts = {
         "TITLE": text(f"{page.title}: memory map"), "HEADING": text(page.title),
-        "SUBTITLE": text(page.about), "STYLE": _file("page.css") + style(".view ") + style(".how "),
-        "HOW": _how(page), "VIEWS": "\n".join(
+        "SUBTITLE": text(page.about), "STYLE": _file("page.css") + style(),
+        "LEGEND": _legend(page), "HOW": _how(), "VIEWS": "\n".join(
             _view(number, picture, space, page.contracts, known)
             for number, (picture, space) in enumerate(page.views)
         ),
@@ -92,13 +93,19 @@ def _file(name: str) -> str:
     return (files("qemuglue.report") / "map_page" / name).read_text(encoding="utf-8")
 
 
-def _how(page: Page) -> str:
+def _legend(page: Page) -> str:
     kinds = [kind for kind in PALETTE
              if any(box.type == kind for picture, _ in page.views for box in picture.boxes)]
-    svg = (f'<svg viewBox="0 0 {WIDTH} 74" width="{WIDTH}" height="74" aria-hidden="true">'
-           f'{legend(kinds)}<g transform="translate(0,20)">{scale()}</g></svg>')
+    return '<p class="legend">' + "".join(
+        f'<span><svg width="18" height="14" aria-hidden="true">{swatch(kind)}</svg>'
+        f"{text(kind)}: {MEANINGS[kind]}</span>" for kind in kinds
+    ) + "</p>"
+
+
+def _how() -> str:
+    svg = f'<svg width="390" height="54" aria-hidden="true">{scale(1.0)}</svg>'
     said = "".join(f"<p>{text(line)}</p>" for line in HOW_TO_READ)
-    return (f"{svg}{said}<p>Point at a box or move with Tab to read about it; click it, or press "
+    return (f"{said}{svg}<p>Point at a box or move with Tab to read about it; click it, or press "
             "Enter, to have an access there explained. / goes to the search.</p>")
 
 

@@ -39,6 +39,8 @@ _STICKS_OUT = (0, 190, 140, 105, 84)
 #: Layers drawn behind the first; what lies deeper is only told.
 MAX_BEHIND = len(_STICKS_OUT) - 1
 
+#: Ends of owners' paths that tell nothing.
+_NO_OWNERS = ("unattached", "machine")
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 
 
@@ -295,6 +297,8 @@ def label(box: Box, font: float = FONT) -> Label:
     offset = f" +{box.offset:#x}" if box.offset else ""
     via = f" ← {box.via[-1]}" if box.via else ""
     owner = owner_of(box.region).rpartition("/")[2]
+    if owner in (*_NO_OWNERS, name):
+        owner = ""
     beside = f"{box.type} · {size_text(box.size)}" if not box.layer else "hidden"
     for found in (
         Label(name + offset + via, "" if box.layer else owner, beside),

@@ -16,7 +16,6 @@ from qemuglue.memory.region import MASK64
 from qemuglue.mirror.views import owner_of
 from qemuglue.report.dispatch_text import Contracts, described
 from qemuglue.report.map_layout import (
-    HOLE,
     LEFT,
     RIGHT,
     ROW_MIN,
@@ -75,24 +74,22 @@ def css_class(kind: str) -> str:
     return "t-" + (kind if kind in PALETTE else "container").replace("/", "")
 
 
-def style(scope: str = "") -> str:
-    """The rules of the drawing, light and dark; ``scope`` goes before every selector."""
+def style() -> str:
+    """The rules of the drawing, light and dark."""
     def rules(dark: int) -> str:
-        lines = [f"{scope}.{name}{{{what}:{colours[dark]}}}" for name, what, *colours in _COLOURS]
+        lines = [f".{name}{{{what}:{colours[dark]}}}" for name, what, *colours in _COLOURS]
         for kind, colours in PALETTE.items():
             fill, edge, bar = colours[3 * dark : 3 * dark + 3]
             name = css_class(kind)
-            lines.append(f"{scope}.{name} .box{{fill:{fill};stroke:{edge}}}"
-                         f"{scope}.{name} .bar{{fill:{bar}}}{scope}.{name}.mark{{fill:{bar}}}")
+            lines.append(f".{name} .box{{fill:{fill};stroke:{edge}}}.{name} .bar{{fill:{bar}}}"
+                         f".{name}.mark{{fill:{bar}}}")
         return "".join(lines)
 
     return (
-        f"{scope}text{{font:12px {_FONTS}}}{scope}text.small{{font-size:11px}}"
-        f"{scope}text.head{{font:600 15px system-ui,sans-serif}}"
-        f"{scope}text.plain{{font:12px system-ui,sans-serif}}"
-        f"{scope}.tick,{scope}.break,{scope}.hatchline{{fill:none}}"
-        f"{scope}.behind .box{{stroke-dasharray:3 2}}"
-        f"{scope}.backdrop .box{{fill-opacity:.45}}"
+        f"text{{font:12px {_FONTS}}}text.small{{font-size:11px}}"
+        "text.head{font:600 15px system-ui,sans-serif}text.plain{font:12px system-ui,sans-serif}"
+        ".tick,.break,.hatchline{fill:none}.behind .box{stroke-dasharray:3 2}"
+        ".backdrop .box{fill-opacity:.45}"
         f"{rules(0)}@media(prefers-color-scheme:dark){{{rules(1)}}}"
     )
 
@@ -282,17 +279,21 @@ def _strip(picture: Picture) -> str:
 # Section: a whole file
 
 
+def swatch(kind: str, x: float = 1.0) -> str:
+    """A sample of a type, 16 by 12."""
+    return (f'<g class="{css_class(kind)}"><rect class="box" x="{x:g}" y="1" width="16" '
+            f'height="12" rx="2"/><rect class="bar" x="{x:g}" y="1" width="4" height="12"/></g>')
+
+
 def legend(kinds: Sequence[str]) -> str:
-    """Samples of the types that occur, of a hidden card and of the scale; 46 high."""
+    """The types that occur, in a line."""
     parts: list[str] = []
     x = 6.0
     for kind in kinds:
-        says = f"{kind}: {MEANINGS.get(kind, '')}"
-        parts.append(f'<g class="{css_class(kind)}"><rect class="box" x="{x:g}" y="1" width="16" '
-                     f'height="12" rx="2"/><rect class="bar" x="{x:g}" y="1" width="4" '
-                     f'height="12"/></g><text class="plain dim" x="{x + 21:g}" y="11">'
-                     f'{text(says)}</text>')
-        x += 40 + 6.9 * len(says)
+        says = f"{kind}: {MEANINGS[kind]}"
+        parts.append(f'{swatch(kind, x)}<text class="plain dim" x="{x + 21:g}" y="11">'
+                     f"{text(says)}</text>")
+        x += 46 + 6.4 * len(says)
     return "".join(parts)
 
 
@@ -375,6 +376,3 @@ def heading(picture: Picture) -> tuple[str, str]:
     if backdrop is not None and flat > 1:
         told += f"; {backdrop.region.name} lies behind it all and answers where nothing else does"
     return names_of(picture), told
-
-
-__all__ = ["HOLE", "draw_file", "draw_view", "heading", "style", "text", "tip", "view_height"]

@@ -135,23 +135,30 @@
       }
       parts.push(make("p", "in other address spaces:", "faint"), list);
     }
-    answer.replaceChildren(...parts);
-    answer.hidden = false;
+    reply(...parts);
     point(view, address, range);
   }
 
   function accessTable(view, claim, offset, left) {
+    const rows = (views[view].ports ? [1, 2, 4] : [1, 2, 4, 8]).map((size) => [String(size),
+      cut(claim, false, size, offset, left)[0], cut(claim, true, size, offset, left)[0]]);
+    const [, reads, writes] = rows[0];
+    if (rows.every((row) => row[1] === reads && row[2] === writes)) {
+      return make("p", `Whatever its size, a read is ${told(reads)}, a write ${told(writes)}.`);
+    }
     const table = make("table"), head = make("tr");
-    for (const word of ["bytes", "a read", "a write"]) head.append(make("th", word));
+    for (const word of ["bytes", "pieces of a read", "pieces of a write"]) {
+      head.append(make("th", word));
+    }
     table.append(head);
-    for (const size of views[view].ports ? [1, 2, 4] : [1, 2, 4, 8]) {
-      const row = make("tr");
-      row.append(make("td", String(size)), make("td", cut(claim, false, size, offset, left)[0]),
-        make("td", cut(claim, true, size, offset, left)[0]));
-      table.append(row);
+    for (const row of rows) {
+      const line = make("tr");
+      for (const cell of row) line.append(make("td", cell));
+      table.append(line);
     }
     return table;
   }
+  const told = (text) => ({"?": "not known", "all ones": "answered with all ones"}[text] || text);
 
   function contractWords(region) {
     if (region.mem === "ram" || region.mem === "rom" || region.mem === "root") return "";
@@ -188,7 +195,14 @@
     const x = Number(range.element.querySelector("rect").getAttribute("x"));
     needle.setAttribute("d", `M${x - 1} ${y}l-7 -5v10zM${x} ${y}h14`);
     range.element.parentNode.append(needle);
-    range.element.scrollIntoView({block: "center"});
+    reveal(range.element.parentNode.querySelector(".needle"));
+  }
+
+  // A narrow window has the answer over its lower part.
+  function reveal(element) {
+    const box = element.getBoundingClientRect();
+    const most = innerHeight * (matchMedia("(min-width:1240px)").matches ? 0.85 : 0.5);
+    if (box.top < 110 || box.bottom > most) scrollBy(0, box.top - innerHeight * 0.3);
   }
 
   function show(view) {
@@ -224,7 +238,7 @@
     if (space) {
       view = space.number;
       wanted = text.slice(space.name.length + 1).trim();
-      if (!wanted) { show(view); answer.hidden = true; return; }
+      if (!wanted) { show(view); quiet(); clear(); return; }
     }
     let address = numberOf(wanted);
     const places = address === null ? named(wanted, space ? view : null) : [];
@@ -280,7 +294,7 @@
       show(first.view);
       clear();
       first.element.classList.add("hit");
-      first.element.scrollIntoView({block: "center"});
+      reveal(first.element);
     } else {
       explain(first.view, first.start);
     }
@@ -290,8 +304,9 @@
         const item = make("li");
         item.append(link(`${hex(place.start)} ${nameOf(place.region)}`,
           `${views[place.view].names[0]}:${hex(place.start)}`));
-        item.append(make("span", (place.layer ? " hidden" : "") +
-          (views.length > 1 ? ` in ${data.views[place.view].title}` : ""), "faint"));
+        const owner = place.region.o.slice(place.region.o.lastIndexOf("/") + 1);
+        item.append(make("span", (owner ? ` ${owner}` : "") + (place.layer ? ", hidden" : "") +
+          (place.view !== first.view ? `, in ${data.views[place.view].title}` : ""), "faint"));
         items.append(item);
       }
       const more = places.length > 40 ? `, the first 40 of ${places.length}` : "";
@@ -299,9 +314,24 @@
     }
   }
 
-  function say(text) {
-    answer.replaceChildren(make("p", text));
+  function reply(...parts) {
+    const close = make("button", "×", "close");
+    close.type = "button";
+    close.setAttribute("aria-label", "close");
+    close.addEventListener("click", () => { quiet(); clear(); });
+    answer.replaceChildren(close, ...parts);
     answer.hidden = false;
+    answer.scrollTop = 0;
+    document.body.classList.add("asked");
+  }
+
+  function quiet() {
+    answer.hidden = true;
+    document.body.classList.remove("asked");
+  }
+
+  function say(text) {
+    reply(make("p", text));
     clear();
   }
 
@@ -309,7 +339,7 @@
     let text = location.hash.slice(1);
     try { text = decodeURIComponent(text); } catch { /* an odd % stays as it is */ }
     text = text.trim();
-    if (!text) { answer.hidden = true; clear(); return; }
+    if (!text) { quiet(); clear(); return; }
     query.value = text;
     find(text);
   }
@@ -403,6 +433,7 @@
     event.preventDefault();
     go(query.value);
   });
+  if (matchMedia("(min-width:1240px)").matches) document.querySelector(".how").open = true;
   addEventListener("hashchange", fromHash);
   show(0);
   fromHash();
