@@ -21,7 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--versioned", action="store_true",
                         help="also names that pin one QEMU version, such as pc-q35-9.1")
     parser.add_argument("--start", action="store_true",
-                        help="start each with nothing but -display none -S")
+                        help="start each with nothing but -display none -S, and with a generated "
+                             "image where it asks for one")
     add_json(parser)
 
 
@@ -39,9 +40,17 @@ def run(args: argparse.Namespace) -> int:
     width = max((len(machine.full_name) for machine in machines), default=0)
     for machine in machines:
         print(f"{machine.full_name:<{width}}  {_told(machine, starts.get(machine))}")
-    progress(f"{build.name}, QEMU {build.version}: {len(machines)} machines"
-             + (f", {sum(s.ok for s in starts.values())} start" if starts else ""))
+    progress(f"{build.name}, QEMU {build.version}: {len(machines)} machines" + _summary(starts))
     return Exit.NOTHING_FOUND
+
+
+def _summary(starts: dict[Machine, Start]) -> str:
+    if not starts:
+        return ""
+    plain = sum(start.ok and not start.started_with for start in starts.values())
+    images = sum(bool(start.started_with) for start in starts.values())
+    return (f": {plain} start with -display none -S, {images} more with a generated image, "
+            f"{len(starts) - plain - images} do not start")
 
 
 def _start_all(build: Build, machines: list[Machine]) -> dict[Machine, Start]:
@@ -58,7 +67,9 @@ def _told(machine: Machine, start: Start | None) -> str:
     notes = [f"alias of {machine.alias_of}"] if machine.alias_of else []
     notes += ["default"] * machine.default + ["deprecated"] * machine.deprecated
     text = machine.description + (f" ({', '.join(notes)})" if notes else "")
-    return f"starts: {text}" if start is not None else text
+    if start is None:
+        return text
+    return f"starts{start.started_with and f' with {start.started_with}'}: {text}"
 
 
 def _document(machine: Machine, start: Start | None) -> dict[str, object]:
@@ -68,5 +79,6 @@ def _document(machine: Machine, start: Start | None) -> dict[str, object]:
         "deprecated": machine.deprecated,
     }
     if start is not None:
-        known |= {"starts": start.ok, "reason": start.reason or None}
+        known |= {"starts": start.ok, "reason": start.reason or None,
+                  "started_with": start.started_with or None}
     return known

@@ -1,4 +1,4 @@
-"""The machines a build offers and whether they start with nothing but a command line."""
+"""The machines a build offers and whether they start: as they are, or with a generated image."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import re
 import subprocess
 from dataclasses import dataclass
 
-from qemuglue.errors import BuildError
+from qemuglue.errors import BuildError, LaunchError, QemuFailure, plain
+from qemuglue.qemu import ways
 from qemuglue.qemu.builds import Build
+from qemuglue.qemu.config import QemuConfig
+from qemuglue.qemu.process import QemuProcess
 
 #: ``-machine help`` answers in 30 ms.
 HELP_TIMEOUT_S = 60
@@ -15,6 +18,11 @@ HELP_TIMEOUT_S = 60
 #: A machine starts in 35 ms; the slowest seen (much RAM, loaded host) took two seconds.
 START_TIMEOUT_S = 30
 
+#: A list of machines is 20 KB; no line of it is longer than 150.
+MAX_HELP = 1 << 20
+MAX_LINE = 1000
+
+_ASIDE = re.compile(r"(?<!\s)\s*\((?:alias of [^()]*|default|deprecated)\)")
 _VERSIONED = re.compile(r"-\d+\.\d+(\.\d+)?(-|$)")
 
 
@@ -42,10 +50,12 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """What came of starting a machine: ``ok``, or QEMU's own ``reason``."""
+    """What came of starting a machine: ``ok``, or QEMU's own ``reason``. ``started_with`` is
+    the generated image it wanted ("a blank 16 KiB -bios"), "" for none."""
 
     ok: bool
     reason: str = ""
+    started_with: str = ""
 
 
 def machine_list(build: Build, target: str) -> list[Machine]:
@@ -68,38 +78,44 @@ def machine_list(build: Build, target: str) -> list[Machine]:
 
 
 def parse_machine_help(target: str, text: str) -> list[Machine]:
-    """Machines in the text of ``-machine help``; lines that are none are passed over."""
+    """Machines in the text of ``-machine help``; lines that are none are passed over, and so
+    is what goes on for longer than any list of machines. Descriptions are ``plain``."""
     found: list[Machine] = []
-    for line in text.splitlines():
+    for line in text[:MAX_HELP].splitlines():
+        if len(line) > MAX_LINE:
+            continue
         match = re.match(r"^([a-zA-Z0-9][\w.+-]*)\s{1,}(\S.*)$", line)
         if not match or line.startswith("Supported machines"):
             continue
-        words = match[2].strip()
+        words = plain(match[2].strip())
         alias = re.search(r"\(alias of ([^)\s]+)\)", words)
         found.append(Machine(
             target, match[1],
-            re.sub(r"\s*\((alias of [^)]*|default|deprecated)\)", "", words).strip(),
+            _ASIDE.sub("", words).strip(),
             alias_of=alias[1] if alias else "",
             default="(default)" in words, deprecated="(deprecated)" in words))
     return found
 
 
 def try_start(build: Build, target: str, name: str) -> Start:
-    """Start a machine with ``-display none -S`` and ask it to quit.
+    """Start a machine with nothing but ``-display none -S``, or with the generated image that
+    it asks for, and end it. Call it from a thread that lives as long as the call.
 
     :raise BuildError: the build has no such target.
     """
-    command = [*build.command(target), "-machine", name, "-display", "none", "-S",
-               "-qmp", "stdio"]
-    asked = '{"execute":"qmp_capabilities"}\n{"execute":"quit"}\n'
+    config = QemuConfig(
+        build=build, target=target, machine=name, nodefaults=False, transcript=False
+    )
+
+    def attempt(tried: QemuConfig) -> None:
+        with QemuProcess(tried, launch_timeout_s=START_TIMEOUT_S) as process:
+            process.kill()
+
     try:
-        done = subprocess.run(command, input=asked, capture_output=True, text=True,
-                              errors="replace", env=build.environment(), timeout=START_TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        return Start(False, f"did not answer within {START_TIMEOUT_S} s")
-    except OSError as error:
-        return Start(False, error.strerror or str(error))
-    if done.returncode == 0:
-        return Start(True)
-    said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-    return Start(False, said[-1] if said else f"exited with {done.returncode}")
+        return Start(True, started_with=ways.start(config, attempt)[2])
+    except LaunchError as error:
+        # QEMU's own words follow the program's.
+        said = str(error)
+        return Start(False, plain(said.partition(f"qemu-system-{target}: ")[2] or said))
+    except QemuFailure as error:
+        return Start(False, plain(str(error)))

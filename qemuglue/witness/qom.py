@@ -28,7 +28,11 @@ Key = tuple[str, str]
 #: Size, priority, address, container.
 Facts = tuple[int, int, int, Key | None]
 
+#: Where a device is whose id the user gave.
 _DEVICES = "/machine/peripheral/"
+#: Some devices give themselves an id and live elsewhere ("platform-bus-device", those of VIO):
+#: the text then has the id only, and all of them together are one owner here.
+_NAMES_ITSELF = "a device that names itself"
 
 
 def check_qom(monitor: Monitor, mirror: Mirror, version: tuple[int, ...]) -> Account:
@@ -43,54 +47,34 @@ def compare(
     """The comparison itself. Without ``owners`` regions are told apart by name alone."""
     account = Account("qom")
     known = {_path_key(each.path, owners) for each in objects}
-    names = _Names(known, owners)
     ours: defaultdict[Key, list[Facts]] = defaultdict(list)
     for region in regions:
         container = region.container
-        ours[names.of(region)].append((
+        ours[_key(region, known, owners)].append((
             region.size, region.priority, region.addr,
-            None if container is None else names.of(container),
+            None if container is None else _key(container, known, owners),
         ))
+
+    def as_ours(path: str) -> Key:
+        key = _path_key(path, owners)
+        named = _NAMES_ITSELF, key[1]
+        return named if key not in ours and named in ours else key
+
     theirs: defaultdict[Key, list[Facts]] = defaultdict(list)
     hidden: defaultdict[Key, list[Facts]] = defaultdict(list)
     for each in objects:
-        inside = _path_key(each.container, owners) if each.container else None
+        inside = as_ours(each.container) if each.container else None
         if inside is not None and inside not in ours:
             inside = None  # it is in no sight either
         facts = (each.size, each.priority, each.addr, inside)
-        (theirs if inside is not None else hidden)[_path_key(each.path, owners)].append(facts)
+        (theirs if inside is not None else hidden)[as_ours(each.path)].append(facts)
     for key in dict.fromkeys((*ours, *theirs)):
-        if key not in known and not (owners and key[0].startswith("/")):
-            # Without owners: QEMU was told a wrong one, and made no object of the region.
+        if not (key[0].startswith(("/", _NAMES_ITSELF)) or key in known):
+            # Or, without owners: QEMU was told a wrong one, and made no object of the region.
             account.unjudged["its owner is in no tree of objects"] += len(ours[key])
             continue
         _compare(account, key, ours[key], theirs[key], hidden[key])
     return account
-
-
-class _Names:
-    """The keys of mirrored regions, in QOM's terms."""
-
-    def __init__(self, known: Collection[Key], owners: bool) -> None:
-        self._known = known
-        self._owners = owners
-        self._by_name: defaultdict[str, list[str]] = defaultdict(list)
-        for parent, name in known:
-            self._by_name[name].append(parent)
-
-    def of(self, region: MemoryRegion) -> Key:
-        """What the owner printed with the text stands for."""
-        owner, name = region.key.owner, region.key.name
-        if not self._owners:
-            return "", name
-        if owner.startswith("id="):
-            owner = _DEVICES + owner.removeprefix("id=")
-            parents = self._by_name[name]
-            # Some devices name themselves without living there ("platform-bus-device").
-            if (owner, name) not in self._known and len(parents) == 1:
-                owner = parents[0]
-        # An object without a path of its own (a list of ports): the region is its parent's.
-        return owner.partition("/<")[0], name
 
 
 def _compare(
@@ -99,10 +83,10 @@ def _compare(
     """One owner's regions of one name. ``hidden`` may be in the mirror and need not."""
     account.compared += len(ours)
     mine, there, maybe = Counter(ours), Counter(theirs), Counter(hidden)
-    for same in (mine & there, mine & maybe):
-        mine -= same
-        there -= same
-        maybe -= same
+    same = mine & there
+    mine, there = mine - same, there - same
+    same = mine & maybe
+    mine, maybe = mine - same, maybe - same
     for facts in list(mine.elements()):
         nothing = (0, *facts[1:])
         for known in (there, maybe):
@@ -117,6 +101,18 @@ def _compare(
     missing += sorted((+maybe).elements(), key=str)[: max(0, len(left) - len(missing))]
     for one, other in zip_longest(left, missing):
         account.differs(_place(key), _told(one), _told(other))
+
+
+def _key(region: MemoryRegion, known: Collection[Key], owners: bool) -> Key:
+    """The key of a mirrored region, in QOM's terms as far as the owner's name allows it."""
+    owner, name = region.key.owner, region.key.name
+    if not owners:
+        return "", name
+    if owner.startswith("id="):
+        path = _DEVICES + owner.removeprefix("id=")
+        return path if (path, name) in known else _NAMES_ITSELF, name
+    # An object without a path of its own (a list of ports): the region is its parent's.
+    return owner.partition("/<")[0], name
 
 
 def _path_key(path: str, owners: bool) -> Key:

@@ -77,9 +77,15 @@ def test_machines_start_with_the_roots_firmware(build: Build, name: str) -> None
     assert start.ok, start.reason
 
 
-def test_machine_that_needs_an_image_tells_qemus_reason(newest_build: Build) -> None:
+def test_a_machine_that_wants_an_image_is_given_one(newest_build: Build) -> None:
     start = try_start(newest_build, "arm", "sx1")
-    assert not start.ok and "image must be specified" in start.reason
+    assert start.ok and start.started_with == "a blank 4 KiB -kernel"
+    assert not try_start(newest_build, "arm", "virt").started_with
+
+
+def test_a_machine_that_does_not_start_tells_qemus_reason(newest_build: Build) -> None:
+    start = try_start(newest_build, "arm", "no-such-machine")
+    assert not start.ok and start.reason == "unsupported machine type"
 
 
 def test_modules_are_the_roots(build: Build) -> None:
