@@ -29,7 +29,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Generator, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -105,7 +105,7 @@ def run_jobs(
     jobs: Sequence[J], work: Callable[[J], R], *, workers: int | None = None,
     timeout_s: float = JOB_TIMEOUT_S, cost: Callable[[J], float] | None = None,
     memory: Memory | None = None,
-) -> Iterator[Done[J, R]]:
+) -> Generator[Done[J, R], None, None]:
     """Run ``work(job)`` for every job, and yield each as it ends: every job exactly once.
 
     ``workers`` processes at a time (default: one a core; one still isolates the jobs from us).
@@ -169,7 +169,7 @@ class _Pool(Generic[J, R]):
         self._selector = selectors.DefaultSelector()
         self._false_starts = 0
 
-    def run(self) -> Iterator[Done[J, R]]:
+    def run(self) -> Generator[Done[J, R], None, None]:
         """See :func:`run_jobs`."""
         try:
             while self._waiting or any(each.index is not None for each in self._workers):
@@ -370,7 +370,8 @@ def _sentence(error: Exception) -> str:
         return f"{text}: {said[-1]}" if said and said[-1] not in text else text
     if isinstance(error, QemuglueError):
         return text or type(error).__name__
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    told = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return f"internal error, please report it: {told}"
 
 
 def _send(fd: int, answer: bytes) -> None:

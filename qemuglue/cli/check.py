@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import os
 import secrets
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from qemuglue.campaign.check_jobs import Shown, jobs_of
 from qemuglue.campaign.check_result import CheckResult, Status
-from qemuglue.campaign.checking import DEFAULT_OPS, MAX_OPS, check_machine
+from qemuglue.campaign.check_run import CheckRun, run_check
+from qemuglue.campaign.checking import DEFAULT_OPS, MAX_OPS
 from qemuglue.campaign.defects import DEFECTS
 from qemuglue.cli.common import (
     Exit,
@@ -21,12 +24,12 @@ from qemuglue.cli.common import (
     builds_of,
     print_json,
     progress,
-    sentence,
 )
 from qemuglue.errors import UsageError
 from qemuglue.qemu.builds import Build
 from qemuglue.qemu.builds_machines import machine_list
 from qemuglue.qemu.config import machine_name
+from qemuglue.witness.oddities import Oddity, standard
 
 NAME = "check"
 HELP = ("Compare machines with the model: the memory map with QEMU's own views, random accesses "
@@ -39,13 +42,21 @@ DEFAULT_MACHINES = (
 )
 
 
+#: Far more than helps on any host; a slip of the finger must not start a million processes.
+MAX_JOBS = 256
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("machine", nargs="*", metavar="MACHINE",
         help=f"TARGET/NAME (default: {', '.join(DEFAULT_MACHINES)}, where the build has them)")
     add("--all", action="store_true", help="every machine of the build")
+    add("--target", action="append", default=[], metavar="T",
+        help="with --all: only machines of this target; may be repeated")
     add("--ops", type=int, default=DEFAULT_OPS, metavar="N",
         help=f"random accesses to each machine (default: {DEFAULT_OPS}; 0: only the map)")
+    add("--jobs", type=int, metavar="N",
+        help="machines checked at a time (default: the number of cores)")
     add_seed(parser)
     add_build(parser, repeatable=True)
     add_qemu_args(parser)
@@ -55,62 +66,62 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--defect", metavar="NAME",
         help="plant this defect in the model, to see that it is found "
              "(`qemuglue targets --defects` lists them)")
+    add("--oddities", action="store_true",
+        help="only print what is known to be odd in QEMU and is not reported as a divergence")
     add_json(parser)
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.oddities:
+        return _oddities(args)
     if not 0 <= args.ops <= MAX_OPS:
         raise UsageError(f"--ops {args.ops}: give 0 to {MAX_OPS}")
+    if args.jobs is not None and not 1 <= args.jobs <= MAX_JOBS:
+        raise UsageError(f"--jobs {args.jobs}: give 1 to {MAX_JOBS}")
     if args.defect and args.defect not in DEFECTS:
         raise UsageError(f"no defect {args.defect!r}; there are {', '.join(DEFECTS)}")
-    builds = builds_of(args)
-    work = _chosen(args, builds)
+    standard()  # a file of oddities that cannot be read is told before any work
+    chosen = _chosen(args, builds_of(args))
     # After the arguments were looked at: they bring rich and an XML writer.
     from rich.console import Console
 
-    from qemuglue.report.check_text import document, line, print_check
+    from qemuglue.report.check_json import document
+    from qemuglue.report.check_text import line, print_check
     from qemuglue.report.junit import require_junit, write_junit
+    from qemuglue.report.markdown import append_summary
 
     if args.junit is not None:
         require_junit()
     seed = secrets.randbits(63) if args.seed is None else args.seed
     progress(f"seed {seed}")
-    errors = Console(stderr=True)
-    results: list[CheckResult] = []
-    interrupted = False
-    try:
-        with _folder(args.out) as folder:
-            for build, machine in work:
-                results.append(_check(args, build, machine, seed, folder, alone=len(work) == 1))
-                errors.print(line(results[-1]), soft_wrap=True)
-    except KeyboardInterrupt:
-        interrupted = True
+    # Results are what stdout is for, each as it ends; --json wants it for the document.
+    console = Console(stderr=args.json)
+
+    def on_end(found: CheckResult | Shown) -> None:
+        if isinstance(found, CheckResult):
+            console.print(line(found), soft_wrap=True)
+
+    with _folder(args.out) as folder:
+        jobs = jobs_of(chosen, args=args.qemu_args, ops=args.ops, seed=seed,
+                       defect=args.defect or "", folder=folder)
+        workers = min(args.jobs or os.cpu_count() or 1, len(jobs))
+        if len(jobs) > 1:
+            progress(f"{len(chosen)} machines, {workers} at a time")
+        done = CheckRun(seed, args.ops, workers)
+        run_check(done, jobs, on_end)
+    if args.out is None:
+        done.results = [result.without_paths() for result in done.results]
+    if args.debug:
+        for trace in done.traces:
+            progress(trace)
     if args.junit is not None:
-        write_junit(args.junit, results)
+        write_junit(args.junit, done.results, done.shown)
+    append_summary(done)
     if args.json:
-        print_json(document(results, seed=seed, ops=args.ops, interrupted=interrupted))
+        print_json(document(done))
     else:
-        print_check(results, Console(), interrupted=interrupted)
-    return Exit.INTERRUPTED if interrupted else _exit(results, every=args.all)
-
-
-def _check(
-    args: argparse.Namespace, build: Build, machine: str, seed: int, folder: Path, *, alone: bool
-) -> CheckResult:
-    """One machine; an error of ours must not cost the results of hundreds of others."""
-    try:
-        result = check_machine(
-            build, machine, args=args.qemu_args, ops=args.ops, seed=seed,
-            defect=args.defect or "", folder=folder,
-        )
-    except Exception as error:
-        if alone:
-            raise
-        return CheckResult(
-            build=build.name, version=build.version, machine=machine, status=Status.ERROR,
-            seed=seed, ops=args.ops, seconds=0.0, reason=sentence(error),
-        )
-    return result if args.out is not None else result.without_paths()
+        print_check(done, console)
+    return Exit.INTERRUPTED if done.interrupted else _exit(done.results, every=args.all)
 
 
 def _exit(results: list[CheckResult], *, every: bool) -> Exit:
@@ -145,11 +156,20 @@ def _chosen(args: argparse.Namespace, builds: list[Build]) -> list[tuple[Build, 
     """
     if args.all and args.machine:
         raise UsageError("--all and a MACHINE: give one of them")
+    if args.target and not args.all:
+        raise UsageError("--target goes with --all; else name machines as TARGET/NAME")
+    for target in args.target:
+        if not any(target in build.targets() for build in builds):
+            raise UsageError(f"no target {target!r} in "
+                             f"{' or '.join(build.name for build in builds)}; "
+                             "`qemuglue machines` lists what there is")
     named = list(dict.fromkeys(args.machine))
     chosen: list[tuple[Build, str]] = []
     unknown = set(named)
     for build in builds:
         targets = {machine_name(machine)[0]: None for machine in named} or build.targets()
+        if args.target:
+            targets = tuple(target for target in build.targets() if target in args.target)
         has = {
             each.full_name: each.versioned
             for target in targets for each in machine_list(build, target)
@@ -168,3 +188,38 @@ def _chosen(args: argparse.Namespace, builds: list[Build]) -> list[tuple[Build, 
         raise UsageError("none of the machines checked by default is in this build; name one, "
                          "`qemuglue machines` lists them")
     return chosen
+
+
+# Section: what is known
+
+
+def _oddities(args: argparse.Namespace) -> int:
+    if args.json:
+        print_json({"schema": 1, "oddities": [_oddity(each) for each in standard()]})
+        return Exit.NOTHING_FOUND
+    for each in standard():
+        print(f"{each.id} ({each.kind})")
+        print(f"  what:     {each.what}")
+        print(f"  why:      {each.why}")
+        print(f"  where:    QEMU {each.builds.text}, {', '.join(each.machines)}"
+              + (f"; never touched: {', '.join(each.regions)}" if each.regions else ""))
+        print(f"  upstream: {each.upstream}")
+        if each.program is None:
+            print(f"  test:     {each.test}")
+        else:
+            print(f"  shows:    {each.signature} at {each.region}")
+            for text in each.program.canonical_text().splitlines()[1:]:
+                print(f"            {text}")
+        print()
+    return Exit.NOTHING_FOUND
+
+
+def _oddity(each: Oddity) -> dict[str, object]:
+    return {
+        "id": each.id, "kind": each.kind, "what": each.what, "why": each.why,
+        "builds": each.builds.text, "machines": list(each.machines),
+        "regions": list(each.regions), "upstream": each.upstream, "test": each.test or None,
+        "match": {"signature": each.signature, "region": each.region}
+        if each.program is not None else None,
+        "program": each.program.canonical_text() if each.program is not None else None,
+    }

@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in words
     words = [word for word in words if word != "--debug"]
     try:
-        code = _main(words)
+        code = _main(words, debug=debug)
         sys.stdout.flush()
         return code
     except KeyboardInterrupt:
@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return fail(sentence(error), verb=words[0] if words and words[0] in VERBS else "")
 
 
-def _main(words: list[str]) -> int:
+def _main(words: list[str], *, debug: bool = False) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
         if len(words) > 1 and words[0] == "help":
             words = [words[1], "--help"]
@@ -86,6 +86,7 @@ def _main(words: list[str]) -> int:
         args = parser.parse_args(words[1:])
     except SystemExit as stop:  # --help has printed its text
         return int(stop.code or 0)
+    args.debug = debug
     return int(module.run(args))
 
 

@@ -1,29 +1,28 @@
-"""What ``qemuglue check`` came to: a line a machine as it ends, one page, one JSON document."""
+"""What ``qemuglue check`` came to, for people: a line a machine as it ends, and one page."""
 
 from __future__ import annotations
 
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
+from qemuglue.campaign.check_jobs import Shown
 from qemuglue.campaign.check_result import CheckResult, Divergence, Status
+from qemuglue.campaign.check_run import CheckRun
 from qemuglue.campaign.defects import DEFECTS
+from qemuglue.report.check_json import UNITS
 from qemuglue.report.summary import MEANING, SOFT_LIMIT, verdict_table
 from qemuglue.report.terminal import count, duration, percent
-from qemuglue.witness.account import Account
-from qemuglue.witness.verdict import SOFT, Tally, Verdict
-
-SCHEMA = 1
+from qemuglue.witness.verdict import SOFT, Tally
 
 #: On the page; the JSON has all. A rule that is wrong shows at hundreds of places.
 MAX_DIVERGENCES, MAX_ALIKE, MAX_REASONS, MAX_SAID, MAX_WIDTH = 20, 3, 8, 6, 160
 
-#: What a witness counts; the others count places.
-_UNITS = {"dump": "bytes", "map": "ranges"}
+#: Machines named for a reason or a note that many have.
+MAX_NAMED = 6
 
 _PLURALS = {"divergence": "divergences", "crash": "crashes", "hang": "hangs"}
 
@@ -53,105 +52,107 @@ def _parts(result: CheckResult) -> Iterator[str]:
         yield f"{count(tally.total)} accesses" + (f", {count(soft)} not judged" if soft else "")
     for kind, n in Counter(each.kind for each in result.divergences).items():
         yield f"{n} {kind if n == 1 else _PLURALS.get(kind, kind)}"
+    if result.known:
+        yield f"{len(result.known)} known: " + ", ".join(
+            dict.fromkeys(each.oddity for each in result.known))
     yield f"{result.seconds:.1f} s"
-
-
-# Section: for programs
-
-
-def document(
-    results: Sequence[CheckResult], *, seed: int, ops: int, interrupted: bool = False
-) -> dict[str, Any]:
-    """The JSON form (schema 1). Keys may be added, never renamed."""
-    statuses = Counter(result.status for result in results)
-    tally = total_tally(results)
-    return {
-        "schema": SCHEMA,
-        "results": [_result(result) for result in results],
-        "summary": {
-            "seed": seed, "ops": ops, "interrupted": interrupted, "machines": len(results),
-            "match": statuses[Status.MATCH], "diverged": statuses[Status.DIVERGED],
-            "not_started": statuses[Status.NOT_STARTED], "error": statuses[Status.ERROR],
-            "operations": tally.total, "verdicts": _verdicts(tally), "kinds": _kinds(tally),
-            "not_judged": round(tally.soft_share, 6),
-            "divergences": sum(len(result.divergences) for result in results),
-            "seconds": round(sum(result.seconds for result in results), 3),
-        },
-    }
-
-
-def _result(result: CheckResult) -> dict[str, Any]:
-    seen = result.map
-    told = result.tally.to_json()
-    return {
-        "build": result.build, "version": result.version, "machine": result.machine,
-        "status": result.status, "reason": result.reason or None,
-        "spaces": seen.spaces, "ranges": seen.ranges,
-        "views": {"total": seen.views, "exact": seen.exact, "exact_without_inference": seen.plain},
-        "inferred": {
-            "pairs": seen.inferred.pairs, "bits": seen.inferred.bits,
-            "aliases": seen.inferred.aliases, "facts": list(seen.inferred.facts),
-        },
-        "verdicts": _verdicts(result.tally), "kinds": told["kinds"], "verbs": told["verbs"],
-        "unjudged_reasons": told["unjudged_reasons"],
-        "device_initiated": told["device_initiated"],
-        "witnesses": [_account(account) for account in result.accounts],
-        "divergences": [divergence.to_json() for divergence in result.divergences],
-        "ram": dict(result.ram), "notes": list(result.notes), "ops": result.ops,
-        "seed": result.seed, "defect": result.defect, "flaky": result.flaky,
-        "qemu": {"restarts": result.restarts, "deaths": result.deaths},
-        "seconds": result.seconds,
-    }
-
-
-def _account(account: Account) -> dict[str, Any]:
-    return {
-        "witness": account.witness, "compared": account.compared,
-        "unit": _UNITS.get(account.witness, "places"),
-        "differences": len(account.differences), "unjudged": dict(account.unjudged),
-        "unsupported": account.unsupported or None,
-    }
-
-
-def _verdicts(tally: Tally) -> dict[str, int]:
-    return {verdict.value: tally.of(verdict) for verdict in Verdict}
-
-
-def _kinds(tally: Tally) -> Any:
-    return tally.to_json()["kinds"]
-
-
-def total_tally(results: Sequence[CheckResult]) -> Tally:
-    """The verdicts of all machines together."""
-    tally = Tally()
-    for result in results:
-        tally.add(result.tally)
-    return tally
 
 
 # Section: for people
 
 
-def print_check(
-    results: Sequence[CheckResult], console: Console, *, interrupted: bool = False
-) -> None:
+def print_check(run: CheckRun, console: Console) -> None:
     """The page: the verdict table over all machines, what else was compared, what was found."""
-    if interrupted:
+    if run.interrupted:
         _say(console, "Interrupted; what follows is what was reached.")
-    tally = total_tally(results)
+    tally = run.tally
     if tally.total:
         console.print(verdict_table(tally))
         for verdict, meaning in MEANING.items():
             if tally.of(verdict):
                 _say(console, f"  {verdict.value}: {meaning}")
         console.print()
-    for text in _also(results):
+    for text in (*_maps(run), *_also(run.results), *_ram(run.results)):
         _say(console, text)
     _print_soft(tally, console)
+    for text in (*_notes(run.results), *_not_started(run), *_known(run)):
+        _say(console, text)
+    for shown in run.stale():
+        _say(console, stale(shown), "bold yellow")
+    _print_found(run, console)
+
+
+def stale(shown: Shown) -> str:
+    """What to do about an oddity that does not show any more."""
+    instead = f"; its program gives {shown.signature} now" if shown.signature else ""
+    return (f"oddity {shown.oddity} no longer occurs on {shown.build} {shown.machine}{instead}: "
+            "remove or narrow it in witness/oddities.toml")
+
+
+def _maps(run: CheckRun) -> Iterator[str]:
+    views, exact, plain = run.views
+    if not views:
+        return
+    inferred = run.inferred
+    facts = f"{inferred} inferred" if inferred.total else "nothing inferred"
+    yield (f"Maps: {count(exact)} of {count(views)} flat views exact, {count(plain)} of them with "
+           f"inference off; {facts}.")
+    images = Counter(each.map.started_with for each in run.results if each.map.started_with)
+    if images:
+        ways = ", ".join(f"{n} with {image}" for image, n in images.most_common(MAX_REASONS))
+        yield f"Started with a generated image: {ways}."
+
+
+def _ram(results: Sequence[CheckResult]) -> Iterator[str]:
+    """How much of the guests' memory could be compared, and by which way."""
+    ways: Counter[str] = Counter()
+    for result in results:
+        ways.update(dict(result.ram_bytes))
+    if ways:
+        parts = (f"{n / (1 << 20):,.0f} MiB {way}" for way, n in ways.most_common())
+        yield f"RAM and ROM by coverage: {', '.join(parts)}."
+
+
+def _named(results: Sequence[CheckResult]) -> str:
+    """A few of the machines, and how many more."""
+    several = len({result.build for result in results}) > 1
+    names = [f"{each.build} {each.machine}" if several else each.machine for each in results]
+    more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+    return ", ".join(names[:MAX_NAMED]) + more
+
+
+def _notes(results: Sequence[CheckResult]) -> Iterator[str]:
+    """Each note once, with the machines that have it."""
+    found: dict[str, list[CheckResult]] = {}
     for result in results:
         for note in result.notes:
-            _say(console, f"note: {result.build} {result.machine}: {note}")
-    _print_found(results, console)
+            found.setdefault(note, []).append(result)
+    for note, machines in found.items():
+        who = f"{machines[0].build} {machines[0].machine}" if len(machines) == 1 else (
+            f"{len(machines)} machines ({_named(machines)})")
+        yield f"note: {who}: {note}"
+
+
+def _not_started(run: CheckRun) -> Iterator[str]:
+    found = list(run.not_started())
+    if not found:
+        return
+    yield "Not started:"
+    for reason, machines in found:
+        yield f"  {len(machines):>4}  {reason}  ({_named(machines)})"
+
+
+def _known(run: CheckRun) -> Iterator[str]:
+    for oddity, found, machines in run.known():
+        yield (f"known: {oddity.id}: {found} finding{'s' * (found != 1)} on {machines} "
+               f"machine{'s' * (machines != 1)}: {oddity.what} ({oddity.why})")
+    tried = [shown for shown in run.shown if shown.shows is None]
+    for shown in tried:
+        yield (f"note: oddity {shown.oddity} could not be tried on {shown.build} "
+               f"{shown.machine}: {shown.reason}")
+    seen = sum(shown.shows is True for shown in run.shown)
+    if seen:
+        yield f"Known oddities shown again by their programs: {seen} of {len(run.shown)}."
 
 
 def _say(console: Console, text: str, style: str = "") -> None:
@@ -169,7 +170,7 @@ def _also(results: Sequence[CheckResult]) -> Iterator[str]:
             if account.unsupported:
                 unsupported[f"{account.witness}: {account.unsupported}"] += 1
     parts = [
-        f"{witness} {count(n)} {_UNITS.get(witness, 'places')}"
+        f"{witness} {count(n)} {UNITS.get(witness, 'places')}"
         for witness, n in compared.items() if n
     ]
     if parts:
@@ -193,8 +194,8 @@ def _print_soft(tally: Tally, console: Console) -> None:
                       f"{len(common) - MAX_REASONS} further reasons (--json has all)")
 
 
-def _print_found(results: Sequence[CheckResult], console: Console) -> None:
-    statuses = Counter(result.status for result in results)
+def _print_found(run: CheckRun, console: Console) -> None:
+    results, statuses = run.results, run.statuses
     found = [(result, each) for result in results for each in result.divergences]
     shown = list(_worth_showing(found))
     for result, divergence in shown:
@@ -207,14 +208,28 @@ def _print_found(results: Sequence[CheckResult], console: Console) -> None:
             (Status.NOT_STARTED, "not started"), (Status.ERROR, "could not be checked"),
         ) if statuses[status]
     ]
-    spent = duration(sum(result.seconds for result in results))
+    known = sum(len(result.known) for result in results)
+    if known:
+        words.append(f"{known} known oddit{'y' if known == 1 else 'ies'}")
     machines = f"{len(results)} machine{'s' * (len(results) != 1)}"
-    _say(console, f"{machines}: {', '.join(words)}; {spent}",
+    _say(console, f"{machines}: {', '.join(words) or 'none'}; {_cost(run)}",
          "bold red" if found else "bold green" if statuses[Status.MATCH] else "bold yellow")
     for name in dict.fromkeys(result.defect for result in results if result.defect):
         defect = DEFECTS[name]
         _say(console, f"Planted in the model: {name} ({defect.rule}: {defect.summary}); it is the "
                       "model that is wrong here, not QEMU.")
+
+
+def _cost(run: CheckRun) -> str:
+    """Time and memory."""
+    workers = f" with {run.workers} workers" if run.workers > 1 else ""
+    memory = run.memory
+    told = ""
+    if memory.harness:
+        told = f", at most {memory.harness >> 20} MiB"
+        if memory.qemus:
+            told += f" and {memory.qemus >> 20} MiB in QEMUs"
+    return f"{duration(run.seconds)}{workers}{told}"
 
 
 def _worth_showing(

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from qemuglue.campaign.check_jobs import Shown
 from qemuglue.campaign.check_result import CheckResult, Divergence, Status
 from qemuglue.errors import EnvironmentFailure, UsageError
+from qemuglue.report.check_text import stale
 
 if TYPE_CHECKING:
     from junitparser import Failure
@@ -34,8 +36,11 @@ def require_junit() -> None:
         ) from None
 
 
-def write_junit(path: Path, results: Sequence[CheckResult]) -> None:
-    """Write ``path``, replacing what is there.
+def write_junit(
+    path: Path, results: Sequence[CheckResult], shown: Sequence[Shown] = ()
+) -> None:
+    """Write ``path``, replacing what is there. An oddity that does not show any more is a case
+    that was skipped, with what to do about it: nothing is wrong with QEMU there.
 
     :raise EnvironmentFailure: junitparser is not installed.
     :raise UsageError: the file cannot be written.
@@ -57,6 +62,11 @@ def write_junit(path: Path, results: Sequence[CheckResult]) -> None:
                 case.result = [*error, *map(_failure, result.divergences)]
             case.system_out = _clean(_told(result))
             suite.add_testcase(case)
+        for each in shown:
+            if each.build == build and not each.shows:
+                case = TestCase(_clean(f"oddity {each.oddity}"), classname=_clean(build))
+                case.result = [Skipped(_clean(each.reason or stale(each)))]
+                suite.add_testcase(case)
         xml.add_testsuite(suite)
     xml.update_statistics()  # type: ignore[no-untyped-call]
     try:
@@ -84,10 +94,14 @@ def _told(result: CheckResult) -> str:
     verdicts = ", ".join(
         f"{kind}: {row}" for kind, row in result.tally.to_json()["kinds"].items()
     )
-    return (
+    lines = [
         f"QEMU {result.version}, seed {result.seed}: {result.map.exact} of {result.map.views} "
-        f"views exact, {result.tally.total} accesses ({verdicts})"
-    )
+        f"views exact, {result.tally.total} accesses ({verdicts})",
+        *(f"known: {each.oddity}: {each.found.signature} at {each.found.place}"
+          for each in result.known),
+        *(f"note: {note}" for note in result.notes),
+    ]
+    return "\n".join(lines)
 
 
 def _clean(text: str) -> str:

@@ -136,7 +136,7 @@ def test_one_worker_still_isolates_and_is_kept() -> None:
 
 @pytest.mark.parametrize(("job", "said"), [
     (("raise", UsageError("no such thing")), "no such thing"),
-    (("raise", ValueError("bad")), "ValueError: bad"),
+    (("raise", ValueError("bad")), "internal error, please report it: ValueError: bad"),
     (("raise", LaunchError("refused", stderr="x\nno rom\n")), "refused: no rom"),
     (("die", signal.SIGKILL), "the worker process was ended by SIGKILL"),
     (("die", signal.SIGXCPU), "the worker process was ended by SIGXCPU"),
@@ -198,7 +198,8 @@ def test_beside_other_threads_workers_are_started_afresh() -> None:
     finally:
         stop.set()
         thread.join()
-    assert sorted(done.failure for done in found.values()) == ["", "ValueError: bad"]
+    assert sorted(done.failure for done in found.values()) == [
+        "", "internal error, please report it: ValueError: bad"]
 
 
 def test_workers_that_never_come_to_a_job_are_no_endless_loop(
