@@ -274,7 +274,7 @@ def _monitor(data: bytes) -> str:
 
 def _machines(data: bytes) -> str:
     machines = parse_machine_help("x86_64", data.decode("utf-8", "replace"))
-    _safe(f"{each.name}{each.description}{each.alias_of}" for each in machines)
+    _safe(f"{each.name}{each.description}{each.alias_of}".replace("\t", " ") for each in machines)
     return f"{min(len(machines), 3)} machines"
 
 

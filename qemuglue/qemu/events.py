@@ -102,7 +102,7 @@ _RECORD: Final = (
     rb"(memory_region_(?:ops|subpage|ram_device)_(?:read|write) "
     rb"cpu -?[0-9]{1,9} mr (?:0x[0-9a-f]{1,16}|\(nil\))) "
     rb"(?:addr|offset) 0x([0-9a-f]{1,16}) value 0x([0-9a-f]{1,16}) "
-    rb"(size [0-9]{1,3}[^\n]{0,1024})\n"
+    rb"(size [0-9][^\n]{0,1024})\n"
     rb"|(Invalid (?:read|write)) at addr 0x([0-9A-F]{1,16}), "
     rb"(size [0-9]{1,9}, region '[^\n]{0,1024})\n"
 )
@@ -112,9 +112,9 @@ _INSIDE: Final = re.compile(_RECORD + rb"|flatview_new 0x[0-9a-f]{1,16} \(root (
                             rb"\(nil\))\)\r?\n")
 
 _HEAD: Final = re.compile(rb"(\S+) cpu (-?[0-9]+) mr (?:0x([0-9a-f]+)|\(nil\))")
-_TAIL: Final = re.compile(rb"size ([0-9]+)(?: name '(.*)')?\r?", re.DOTALL)
+_TAIL: Final = re.compile(rb"size ([1-8])(?: name '(.*)')?\r?", re.DOTALL)
 _REFUSED: Final = re.compile(
-    rb"size ([0-9]+), region '(.*)', reason: "
+    rb"size ([0-9]{1,9}), region '(.*)', reason: "
     rb"(rejected|unaligned|invalid size(?: \(min:([0-9]{1,9}) max:([0-9]{1,9})\))?)\r?",
     re.DOTALL)
 _FLATVIEW: Final = re.compile(

@@ -38,6 +38,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Literal
 
+from qemuglue.errors import plain
+
 __all__ = [
     "Agreement", "DeviceEvent", "Difference", "GuestAccess", "LogEnd", "Match", "agreement",
     "end_of_log", "parse", "stream",
@@ -206,13 +208,13 @@ def _event(line: bytes) -> DeviceEvent | None:
         kind=kind.decode(), cpu=int(cpu), store=way == b"write", region=int(region, 16),
         address=int(address, 16), size=bytes_moved,
         value=int(value, 16) & ((1 << 8 * bytes_moved) - 1),
-        name=None if name is None else name.decode("utf-8", "backslashreplace"),
+        name=None if name is None else plain(name.decode("utf-8", "backslashreplace")),
     )
 
 
 def _unescaped(name: bytes) -> str:
-    plain = _ESCAPE.sub(lambda found: bytes((int(found[1], 16),)), name)
-    return plain.decode("utf-8", "backslashreplace")
+    whole = _ESCAPE.sub(lambda found: bytes((int(found[1], 16),)), name)
+    return plain(whole.decode("utf-8", "backslashreplace"))
 
 
 # Agreement of the two accounts
