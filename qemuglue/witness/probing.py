@@ -300,3 +300,14 @@ def first_windows(place: Place) -> list[int]:
 def every_size(place: Place, offsets: Iterable[int], *, is_write: bool = False) -> list[Ask]:
     """Every size at each offset; writes of 0."""
     return [Ask(offset, size, is_write) for offset in offsets for size in place.verbs]
+
+
+def powers_of_two(place: Place) -> list[Ask]:
+    """One aligned read of four bytes at each power of two in view: what lies far off the
+    windows."""
+    wanted = [Ask(1 << bit, 4) for bit in range(3, 64)]
+    return [
+        one for one in wanted
+        if (section := place.section(one.offset)) is not None
+        and one.offset + one.size <= section.offset + section.size
+    ]
