@@ -37,12 +37,13 @@ class FatalPlaces:
         op = finding.program.operations[-1]
         if finding.confirmed[0]:
             return self.add_operation(layout, op, finding.signature)
-        return f"{op.verb} {self._place(_touched(layout, op))}"
+        return f"{op.verb} {self._place(_culprits(_touched(layout, op)))}"
 
     def add_operation(self, layout: Layout, op: Operation, signature: str) -> str:
         """Leave its place out: the first region it touches or, where it goes on behind that,
-        the edge. Unassigned memory is never left out. The place in words."""
-        touched = _touched(layout, op)
+        the edge. Unassigned memory is never left out, nor taken for the first region. The place
+        in words."""
+        touched = _culprits(_touched(layout, op))
         where = self._place(touched)
         if touched and (touched[0].region or len(touched) > 1):
             key = _edge(touched[0]) if len(touched) > 1 else _region(touched[0])
@@ -67,7 +68,7 @@ class FatalPlaces:
         crossing = len(touched) > 1
         keys = [_region(each) for each in touched]
         if crossing:
-            keys.append(_edge(touched[0]))
+            keys += map(_edge, touched[:-1])
         why = next((self._known[key] for key in keys if key in self._known), "")
         row = _ROWS.get(touched[0].kind, Kind.DEVICE)
         if row is Kind.DEVICE and touched[0].space == IO:
@@ -81,6 +82,14 @@ def _region(place: Range) -> _Key:
 
 def _edge(place: Range) -> _Key:
     return place.space, f"behind {place.last:#x}", 0
+
+
+def _culprits(touched: list[Range]) -> list[Range]:
+    """Without the unassigned memory an access began in, if it went on: that ends no QEMU."""
+    for number, each in enumerate(touched):
+        if each.region:
+            return touched[number:]
+    return touched
 
 
 def _touched(layout: Layout, op: Operation) -> list[Range]:

@@ -10,11 +10,12 @@ transcript (``evidence``), and only that road ever finds fault.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import combinations, islice
 
 from qemuglue.memory.flatview import MemoryRegionSection
-from qemuglue.memory.region import MASK64, MemoryRegion
+from qemuglue.memory.region import MASK64, MemoryRegion, RegionKind
 from qemuglue.program.operation import Operation
 from qemuglue.qemu.events import Event
 from qemuglue.witness.contracts import Learned, with_endian
@@ -31,6 +32,12 @@ from qemuglue.witness.fastmap import FastMap
 from qemuglue.witness.ram import PAGE_BITS
 from qemuglue.witness.session import Session, Step
 from qemuglue.witness.verdict import Kind, Tally, Verdict
+
+#: Choices of byte orders tried for one access that touches devices of unknown order.
+MAX_CHOICES = 64
+
+#: Why an access that a flash chip changed its mode under is not judged.
+MODE_CHANGED = "a ROM device changed its mode in the middle of the access"
 
 #: Size of the root of the I/O space.
 PORT_ROOT_SIZE = 1 << 16
@@ -236,6 +243,12 @@ class BatchJudge:
         self.tally.verbs[op.verb] += 1
         if evidence.mismatch is not None or outcome.reply != reply:
             outcome = self._other_order(op, addr, sections, before, reply, outcome)
+        parted = evidence.mismatch is not None or outcome.reply != reply
+        if parted and evidence.topology and mode_changed(sections):
+            evidence.pos, evidence.mismatch = len(evidence.events), None
+            cells[kind, Verdict.UNJUDGED] += 1
+            self.tally.reasons[MODE_CHANGED] += 1
+            return None
         if evidence.mismatch is not None:
             return self.suspect(op, addr, index, "access")
         if outcome.reply != reply:
@@ -264,30 +277,35 @@ class BatchJudge:
         self, op: Operation, addr: int, sections: Sequence[MemoryRegionSection], before: int,
         reply: bytes, outcome: Outcome,
     ) -> Outcome:
-        """A device whose byte order nobody has seen yet may have the other one: the first
-        evidence decides and is binding from then on."""
+        """Devices whose byte order nobody has seen yet may have the other one: the first
+        evidence decides and is binding from then on. The fewest that must be turned are."""
         session = self.session
         evidence = session.evidence
         contracts = session.knowledge.contracts
-        candidates: list[tuple[MemoryRegion, Learned]] = []
+        candidates: dict[MemoryRegion, Learned] = {}
         for section in sections:
             learned = contracts.get(session.contract_key(section.region))
             if learned is not None and not learned.endian_known:
-                candidates.append((section.region, learned))
-        for region, learned in candidates:
-            kept, missed = region.contract, evidence.mismatch
-            big = not kept.big(session.target_big)
-            region.contract = with_endian(kept, big)
-            reached = evidence.pos
+                candidates[section.region] = learned
+        reached, missed = evidence.pos, evidence.mismatch
+        for turned in islice(_choices(list(candidates)), MAX_CHOICES):
+            kept = {region: region.contract for region in turned}
+            for region in turned:
+                region.contract = with_endian(
+                    region.contract, not region.contract.big(session.target_big))
             evidence.pos, evidence.mismatch = before, None
             second = session.face.perform(op, addr)
             if evidence.mismatch is None and second.reply == reply:
-                learned.contract = with_endian(learned.contract, big)
-                learned.endian_known = True
+                for region in turned:
+                    learned = candidates[region]
+                    big = region.contract.big(session.target_big)
+                    learned.contract = with_endian(learned.contract, big)
+                    learned.endian_known = True
                 session.learnt_now = True
                 return second
-            region.contract = kept
-            evidence.pos, evidence.mismatch = reached, missed
+            for region, contract in kept.items():
+                region.contract = contract
+        evidence.pos, evidence.mismatch = reached, missed
         return outcome
 
     def may_be_dma(self) -> bool:
@@ -354,6 +372,20 @@ class BatchJudge:
             (self.session.evidence.last_name, mismatch.seen.name or "")
             if mismatch.seen is not None else None,
         )
+
+
+def mode_changed(sections: Sequence[MemoryRegionSection]) -> bool:
+    """Whether a change of the map in the middle of an access to ``sections`` may be felt by the
+    rest of it. A view is not replaced under an access, but whether a ROM device reads as memory
+    is asked anew for each piece (``memory_access_is_direct``), and a flash chip may change that
+    when it is read."""
+    return any(section.region.kind is RegionKind.ROM_DEVICE for section in sections)
+
+
+def _choices(regions: list[MemoryRegion]) -> Iterator[tuple[MemoryRegion, ...]]:
+    """Which of them are turned: every set of them, the smallest first."""
+    for count in range(1, len(regions) + 1):
+        yield from combinations(regions, count)
 
 
 #: Longest reply shown; a long ``read`` says little more in full.

@@ -19,6 +19,7 @@ from qemuglue.memory.flatview import FlatView, MemoryRegionSection
 from qemuglue.memory.region import MASK64, MemoryRegion
 from qemuglue.witness.account import Account
 from qemuglue.witness.fastmap import kind_of
+from qemuglue.witness.judging import MODE_CHANGED, mode_changed
 from qemuglue.witness.session import Session
 from qemuglue.witness.translation import describe
 from qemuglue.witness.verdict import Kind
@@ -150,8 +151,12 @@ def _judge(
         account.unjudged["a namesake took the region's place"] += 1
         return
     place = f"{describe(sections[0], read.addr)}, {read.size} bytes"
+    felt = evidence.topology and mode_changed(sections)
     if evidence.mismatch is not None:
-        account.differs(place, *evidence.mismatch.describe())
+        if felt:
+            account.unjudged[MODE_CHANGED] += 1
+        else:
+            account.differs(place, *evidence.mismatch.describe())
         return
     if session.learnt_now:
         account.unjudged["first evidence of a contract"] += 1
@@ -162,6 +167,9 @@ def _judge(
         return
     model = None if result != OK else session.face.value_of(data)
     if model == seen:
+        return
+    if felt:
+        account.unjudged[MODE_CHANGED] += 1
         return
     both = model is not None and seen is not None
     if not (both and any(_order_unknown(session, section.region) for section in sections)):

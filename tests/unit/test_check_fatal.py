@@ -74,6 +74,19 @@ def test_what_was_not_shown_again_and_unassigned_memory_stay_in() -> None:
     assert not places.why(LAYOUT, op("readb", 0x9000, 1))[0]
 
 
+def test_unassigned_memory_in_front_is_not_to_blame() -> None:
+    layout = Layout({"memory": [Range(0x1000, 0x100, "rng", 0, 0, "device", "memory"),
+                                Range(0x1100, 0x100, "flash", 0, 0, "romd", "memory")]})
+    places = FatalPlaces()
+    assert places.add(layout, finding(op("readl", 0xFFD, 4))) == "readl 0xffd (rng)"
+    assert places.why(layout, op("readb", 0x1004, 1))[0], "the region, however it is reached"
+    assert not places.why(layout, op("readb", 0xFFD, 1))[0]
+    places = FatalPlaces()
+    far = op("read", 0xFFD, 0x140)
+    assert places.add(layout, finding(far)) == "read 0xffd (the end of rng)"
+    assert places.why(layout, far)[0] and not places.why(layout, op("readb", 0x1004, 1))[0]
+
+
 def test_an_event_has_no_place() -> None:
     places = FatalPlaces()
     assert places.add(LAYOUT, finding(Operation("reset", None, 0))) == "reset"
