@@ -79,7 +79,7 @@ class MapChange:
     a PCI place; ``before`` and ``after`` are words, free of addresses where the change is not
     about them, so that the same change on other machines has the same words. ``visible``: a guest
     or a migration notices (the module's text has the rules). ``sizes`` are bytes before and after,
-    -1 where there are none. ``firmware``: the size may be that of a firmware file; ``because``
+    -1 where there are none, ``names`` those of the regions or blocks. ``firmware``: the size may be that of a firmware file; ``because``
     names it where it is."""
 
     subject: Subject
@@ -90,6 +90,7 @@ class MapChange:
     visible: bool
     spaces: tuple[str, ...] = ()
     sizes: tuple[int, int] = (-1, -1)
+    names: tuple[str, ...] = ()
     firmware: bool = False
     because: str = ""
 
@@ -226,8 +227,9 @@ def _range_change(change: RangeChange) -> MapChange:
         where += f"-{change.last:#x}"
     sizes = (a.size if a else -1, b.size if b else -1)
     firmware = kind is Kind.RESIZED and a is not None and a.type == "rom"
+    names = tuple(dict.fromkeys(each.name for each in (a, b) if each is not None))
     return MapChange(
-        Subject.RANGE, kind, where, before, after, kind not in _HIDDEN, (), sizes, firmware
+        Subject.RANGE, kind, where, before, after, kind not in _HIDDEN, (), sizes, names, firmware
     )
 
 
@@ -302,7 +304,9 @@ def _blocks(before: Sequence[RamBlock], after: Sequence[RamBlock]) -> Iterator[M
 
 
 def _block(kind: Kind, where: str, before: str, after: str) -> MapChange:
-    return MapChange(Subject.BLOCK, kind, where, before, after, visible=True)
+    # A block is named after its region, behind the path of its device if it has one.
+    names = (where.rpartition("/")[2],)
+    return MapChange(Subject.BLOCK, kind, where, before, after, visible=True, names=names)
 
 
 def _sized(block: RamBlock) -> str:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from qemuglue.campaign.contracting import probe_machine
 from qemuglue.campaign.diff_firmware import firmware_behind
@@ -100,7 +100,7 @@ class _Diff:
         if isinstance(told, MachineDiff):
             return told
         (old, a), (new, b) = told
-        maps = tuple(map(self._judged, compare_maps(old, new)))
+        maps = self._judged(compare_maps(old, new))
         outcomes = self._outcomes(a, b) if self.options.ops else None
         contracts = self._contracts() if self.options.contracts else ()
         found = MachineDiff(
@@ -169,13 +169,21 @@ class _Diff:
             self.notes.append(f"{build.name}: started with {way}")
         return snapshot, started
 
-    def _judged(self, change: MapChange) -> MapChange:
-        """A firmware file of another size is the package's doing."""
-        if change.firmware and change.visible:
-            because = firmware_behind(*self.builds, change.sizes)
-            if because:
-                return replace(change, visible=False, because=because)
-        return change
+    def _judged(self, changes: Sequence[MapChange]) -> tuple[MapChange, ...]:
+        """A firmware file of another size is the package's doing, wherever the map shows it."""
+        files: dict[str, str] = {}
+        for change in changes:
+            if change.firmware and change.visible:
+                because = firmware_behind(*self.builds, change.sizes)
+                if because:
+                    files |= dict.fromkeys(change.names or (change.before,), because)
+        return tuple(self._explained(change, files) for change in changes)
+
+    @staticmethod
+    def _explained(change: MapChange, files: dict[str, str]) -> MapChange:
+        names = change.names or (change.before,)
+        because = next((files[name] for name in names if name in files), "")
+        return replace(change, visible=False, because=because) if because else change
 
     # -- behaviour ---------------------------------------------------------------------------------
 
@@ -222,7 +230,7 @@ def _said(error: LaunchError) -> str:
 class Census:
     """The machines of two builds, each ``TARGET/NAME``. ``common`` are in both, as the second
     build lists them; ``renamed`` is (before, after) of one description under another name;
-    ``remarks`` are sentences."""
+    ``remarks`` are sentences, each with the machines it is about."""
 
     common: tuple[Machine, ...] = ()
     gone: tuple[Machine, ...] = ()
@@ -230,7 +238,7 @@ class Census:
     renamed: tuple[tuple[Machine, Machine], ...] = ()
     targets_gone: tuple[str, ...] = ()
     targets_new: tuple[str, ...] = ()
-    remarks: tuple[str, ...] = field(default=())
+    remarks: tuple[tuple[tuple[str, ...], str], ...] = ()
 
 
 def take_census(before: Build, after: Build, targets: Sequence[str] = ()) -> Census:
@@ -273,15 +281,17 @@ def _renamed(
     return found
 
 
-def _remarks(old: dict[str, Machine], new: dict[str, Machine]) -> list[str]:
+def _remarks(
+    old: dict[str, Machine], new: dict[str, Machine]
+) -> list[tuple[tuple[str, ...], str]]:
     """Aliases that stand for another machine now."""
     found: dict[tuple[str, str, str], list[str]] = {}
     for name, a in old.items():
         b = new.get(name)
         if b is not None and a.alias_of != b.alias_of:
             key = (a.name, a.alias_of or a.name, b.alias_of or b.name)
-            found.setdefault(key, []).append(a.target)
+            found.setdefault(key, []).append(name)
     return [
-        f"{name} is {before} on the first build and {after} on the second "
-        f"({', '.join(targets)})" for (name, before, after), targets in found.items()
+        (tuple(names), f"{name} is {before} before and {after} after ({', '.join(names)})")
+        for (name, before, after), names in found.items()
     ]

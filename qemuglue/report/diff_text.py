@@ -60,7 +60,7 @@ def document(
             "gone": [m.full_name for m in census.gone], "new": [m.full_name for m in census.new],
             "renamed": [[a.full_name, b.full_name] for a, b in census.renamed],
             "targets_gone": list(census.targets_gone), "targets_new": list(census.targets_new),
-            "remarks": list(census.remarks),
+            "remarks": [text for _, text in census.remarks],
         },
         "results": [_result(result) for result in results],
         "summary": {
@@ -128,6 +128,10 @@ def print_diff(
     if everything:
         for text in _census(census):
             _say(console, text)
+    told_of = {result.machine for result in results}
+    for names, text in census.remarks:
+        if told_of.intersection(names):
+            _say(console, text)
     groups = _grouped(results)
     whole = len(results) == 1
     for heading, style, section in _SECTIONS:
@@ -177,7 +181,6 @@ def _census(census: Census) -> Iterator[str]:
             yield f"versioned machine types {word}: {len(machines) - len(plain)}"
     for a, b in census.renamed:
         yield f"machine renamed: {a.full_name} -> {b.full_name}"
-    yield from census.remarks
 
 
 def _short_names(machines: Sequence[Machine]) -> list[str]:
