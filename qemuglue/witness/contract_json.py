@@ -14,14 +14,15 @@
                   "accepts": null, "probes": 68, "evidence": ["…"], "unknown": ""},
         "writes": {"unknown": "not asked", "probes": 0}}]}
 
-A direction of which nothing is known has ``unknown`` and no sizes. An alternative is a list of
-six: valid_min, valid_max, unaligned, impl_min, impl_max, impl_unaligned. ``accepts`` is null or
+A direction of which nothing is known has ``unknown`` and no sizes. An alternative is a text,
+``valid 1..4 unaligned, impl 1..8``. ``accepts`` is null or
 ``{"complete": true, "asked": [[first, last], …], "ranges": [[size, start, last, step], …],
 "dynamic": […]}``.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Any, NoReturn, TypeVar
 
 from qemuglue.errors import UsageError
@@ -71,10 +72,7 @@ def _access(access: Access) -> dict[str, object]:
         "unaligned": sizes.unaligned, "impl_min": sizes.impl_min,
         "impl_max": sizes.impl_max, "impl_unaligned": sizes.impl_unaligned,
         "order": access.order,
-        "alternatives": [
-            [e.valid_min, e.valid_max, e.unaligned, e.impl_min, e.impl_max, e.impl_unaligned]
-            for e in access.alternatives
-        ],
+        "alternatives": [str(each) for each in access.alternatives],
         "accepts": _accepts(access.accepts), **told,
     }
 
@@ -185,23 +183,37 @@ def _read_access(place: _Place) -> Access:
     order = place.get("order", str)
     if order not in _ORDERS:
         place.fail(f"'order' must be little, big or empty, not {order!r}")
-    sizes = _sizes(place, [
+    sizes = _checked(place, ContractSizes(
         place.get("valid_min", int), place.get("valid_max", int), place.get("unaligned", bool),
         place.get("impl_min", int), place.get("impl_max", int),
         place.get("impl_unaligned", bool),
-    ])
-    others = tuple(_sizes(each, each.value) for each in place.items("alternatives"))
+    ))
+    others = tuple(_alternative(each) for each in place.items("alternatives"))
     return Access(
         sizes, order, others, _read_accepts(place), probes, evidence, unknown
     )
 
 
-def _sizes(place: _Place, values: object) -> ContractSizes:
-    kinds = (int, int, bool, int, int, bool)
-    if not isinstance(values, list) or [type(value) for value in values] != list(kinds):
-        place.fail("six values are expected: valid_min, valid_max, unaligned, impl_min, "
-                   "impl_max, impl_unaligned")
-    sizes = ContractSizes(*values)
+_ALTERNATIVE = re.compile(
+    r"valid (?:any|([0-9]{1,2})\.\.([0-9]{1,2}))( unaligned)?, "
+    r"impl ([0-9]{1,2})\.\.([0-9]{1,2})( unaligned)?"
+)
+
+
+def _alternative(place: _Place) -> ContractSizes:
+    """What ``str(ContractSizes)`` gave."""
+    found = _ALTERNATIVE.fullmatch(place.value) if isinstance(place.value, str) else None
+    if not found:
+        place.fail("a text like 'valid 1..4 unaligned, impl 1..8' is expected, not "
+                   f"{place.value!r:.60}")
+    low, high, unaligned, least, most, impl_unaligned = found.groups()
+    return _checked(place, ContractSizes(
+        int(low or 0), int(high or 0), bool(unaligned), int(least), int(most),
+        bool(impl_unaligned),
+    ))
+
+
+def _checked(place: _Place, sizes: ContractSizes) -> ContractSizes:
     try:
         sizes.contract()
     except ValueError as error:
