@@ -85,7 +85,7 @@ def test_a_machine_that_wants_an_image_is_given_one(newest_build: Build) -> None
 
 def test_a_machine_that_does_not_start_tells_qemus_reason(newest_build: Build) -> None:
     start = try_start(newest_build, "arm", "no-such-machine")
-    assert not start.ok and start.reason == "unsupported machine type"
+    assert not start.ok and start.reason.startswith("unsupported machine type")
 
 
 def test_modules_are_the_roots(build: Build) -> None:
