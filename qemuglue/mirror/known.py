@@ -16,9 +16,12 @@ KNOWN_READONLY = {
 
 #: Device regions with others inside that answer, and regions with nothing inside that do not.
 KNOWN_ANSWERS = {
-    "vga.mmio": True,  # pci_std_vga_mmio_region_init: registers inside a device of its own
-    "e1000e-flash": False,  # e1000e_pci_realize: memory_region_init
-    "pci_bridge_pci": False,  # pci_bridge_initfn: the secondary bus
+    "vga.mmio": True,  # pci_std_vga_realize: the registers lie inside a device of their own
+    "bochs-display-mmio": True,  # bochs_display_realize: the same
+    "megasas-mmio": True,  # megasas_scsi_realize: the MSI-X table lies inside
+    "e1000e-flash": False,  # e1000e_pci_realize: memory_region_init, and nothing inside
+    "igb-flash": False,  # igb_pci_realize: the same
+    "pci_bridge_pci": False,  # pci_bridge_initfn: a bus that may be empty
     "pci_bridge_io": False,
 }
 
