@@ -10,6 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from qemuglue.errors import ModelError
 from qemuglue.memory import AddressSpace, FlatView, MemoryRegion
@@ -192,7 +193,7 @@ def stretches(found: Sequence[Claim], leave_out: int | None = None) -> list[Stre
     edges = sorted({0, _TOP, *begins, *ends})
     active: list[int] = []
     cut: list[Stretch] = []
-    for start, stop in zip(edges, edges[1:], strict=False):
+    for start, stop in pairwise(edges):
         for number in ends.get(start, ()):
             del active[bisect_left(active, number)]
         for number in begins.get(start, ()):

@@ -141,6 +141,8 @@ def walk(
         shown = region if section.assigned else None
         direct = rules.direct_write(region, UNSPECIFIED) if is_write else rules.direct_read(region)
         if direct:
+            if not region.is_ram:  # R7 clamps RAM only: a ROM device ends where its memory does
+                n = min(n, region.size - offset)
             steps.append(Step(here, n, shown, offset, "copied"))
             done += n
             continue

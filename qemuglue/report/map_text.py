@@ -45,7 +45,7 @@ def print_map(
     """The views of ``spaces``, their trees, or both; spaces that share one are one table. A
     terminal gets a legend of the colours, and as much as its width has room for."""
     if console.is_terminal and (flat or tree):
-        console.print(_legend(tree))
+        console.print(_legend(tree, console.width))
         console.print()
     for names, space in shared_views(spaces):
         if flat and not space.view.sections:
@@ -81,13 +81,21 @@ def _listed(names: Sequence[str]) -> str:
                      for name, count in Counter(names).items())
 
 
-def _legend(tree: bool) -> Text:
-    words = [Text.assemble((kind, _STYLES[kind]), (f" {meaning}", "dim"))
-             for kind, meaning in MEANINGS.items() if kind != "container"]
+def _legend(tree: bool, width: int) -> Text:
+    """Each type in its colour; no entry is broken over two lines."""
+    words = [(kind, meaning) for kind, meaning in MEANINGS.items() if kind != "container"]
     if tree:
-        words += [Text.assemble(("alias", _STYLES["alias"]), (" shows another region", "dim")),
-                  Text("container", _STYLES["container"])]
-    return Text("   ").join(words)
+        words += [("alias", "shows another region"), ("container", "holds others")]
+    legend = Text()
+    used = 0
+    for kind, meaning in words:
+        entry = Text.assemble((kind, _STYLES[kind]), (f" {meaning}", "dim"))
+        if used and used + 3 + len(entry) > width:
+            legend.append("\n")
+            used = 0
+        legend.append("   " if used else "").append_text(entry)
+        used += len(entry) + (3 if used else 0)
+    return legend
 
 
 def _digits(space: AddressSpace, console: Console) -> int:

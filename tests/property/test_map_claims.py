@@ -3,6 +3,7 @@ time."""
 
 from __future__ import annotations
 
+from itertools import pairwise
 from random import Random
 
 from hypothesis import given, settings
@@ -24,7 +25,7 @@ def test_on_top_is_what_the_view_shows(rng: Random, room: int, nodes: int) -> No
     found = claims(view.root)
     cut = stretches(found)
     assert cut[0].start == 0 and cut[-1].last == TOP - 1
-    assert all(one.last + 1 == two.start for one, two in zip(cut, cut[1:], strict=False))
+    assert all(one.last + 1 == two.start for one, two in pairwise(cut))
     for stretch in cut:
         for address in (stretch.start, stretch.last):
             section = view.lookup(address)
