@@ -79,8 +79,8 @@ class MapChange:
     a PCI place; ``before`` and ``after`` are words, free of addresses where the change is not
     about them, so that the same change on other machines has the same words. ``visible``: a guest
     or a migration notices (the module's text has the rules). ``sizes`` are bytes before and after,
-    -1 where there are none, ``names`` those of the regions or blocks. ``firmware``: the size may be that of a firmware file; ``because``
-    names it where it is."""
+    -1 where there are none, ``names`` those of the regions or blocks. ``firmware``: the size may be
+    that of a firmware file; ``because`` names it where it is."""
 
     subject: Subject
     kind: Kind

@@ -13,9 +13,10 @@ is cut into (direction, distance from the first, size, and the values written); 
 value replied.
 
 Both QEMUs perform it twice. What differs between two runs of one build (clocks, random numbers,
-pointers) is unstable and not compared; the count of such operations is kept. A QEMU that dies
-ends a stretch: all four are started afresh behind that operation, so that both builds go on from
-the same state. Dying alike is no difference.
+pointers) is unstable and not compared; the count of such operations is kept. The builds take
+turns, so that a clock that ticks between any two runs differs within one build as well. A QEMU that
+dies ends a stretch: all four are started afresh behind that operation, so that both builds go on
+from the same state; the region it was on is left alone from then on. Dying alike is no difference.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from qemuglue.mirror.snapshot import MapRange, View, views_of
 from qemuglue.program.generate import Generator
 from qemuglue.program.layout import Layout, Range
 from qemuglue.program.operation import Operation, Place
-from qemuglue.program.verbs import IO, MEMORY
+from qemuglue.program.verbs import ADDRESS_MASK, IO, MEMORY, PORT_MAX
 from qemuglue.program.words import format_operation
 from qemuglue.qemu.config import QemuConfig
 from qemuglue.qemu.events import Event, Kind, parse
@@ -50,9 +51,9 @@ DEFAULT_OPS = 200
 #: More is a campaign's work.
 MAX_OPS = 100_000
 #: One operation and the round of the main loop behind it: microseconds; a second when loaded.
-OP_TIMEOUT_S = 10.0
+OP_TIMEOUT_S = 5.0
 #: Deaths after which the rest of the program is given up.
-MAX_DEATHS = 6
+MAX_DEATHS = 8
 #: Lines of one operation's calls that are kept: a 4 KiB byte string is 4,096 calls at most.
 MAX_CALLS = 4200
 #: The space that qtest's memory commands enter; without a CPU there is none.
@@ -148,7 +149,7 @@ def compare_outcomes(before: QemuConfig, after: QemuConfig, *, ops: int, seed: i
     plan = _plan(a, b, ops, seed)
     if isinstance(plan, str):
         return Outcomes(skipped=plan)
-    return _Comparison((a, a, b, b), plan).run()
+    return _Comparison((a, b, a, b), plan).run()
 
 
 # Section: the program
@@ -335,30 +336,34 @@ def _calls(events: Sequence[Event]) -> tuple[Call, ...]:
 
 
 class _Comparison:
-    """Four runs of one program: each build twice."""
+    """Four runs of one program: each build twice, in turns."""
 
     def __init__(self, configs: tuple[QemuConfig, ...], plan: _Plan) -> None:
         self.configs, self.plan = configs, plan
-        self.performed = self.unstable = self.deaths = 0
+        self.performed = self.unstable = 0
         self.changes: list[OutcomeChange] = []
         self.alike_deaths: Counter[str] = Counter()
-        self.notes: list[str] = []
+        self.left_out: Counter[str] = Counter()
+        self.fatal: set[tuple[str, str]] = set()
 
     def run(self) -> Outcomes:
-        at = 0
-        while at < len(self.plan.steps):
-            at += self._stretch(self.plan.steps[at:])
-            if self.deaths >= MAX_DEATHS and at < len(self.plan.steps):
-                self.notes.append(f"{len(self.plan.steps) - at} operations were left out: QEMU "
-                                  f"had ended {self.deaths} times")
+        left = self.plan.steps
+        notes: list[str] = []
+        for _ in range(MAX_DEATHS):
+            left = self._stretch(left)
+            if not left:
                 break
-        for signature, n in self.alike_deaths.items():
+        for signature, n in sorted(self.alike_deaths.items()):
             times = f"{n} times " if n > 1 else ""
-            self.notes.append(f"both builds end {times}alike: {signature}")
-        return Outcomes(self.performed, self.unstable, tuple(self.changes), "", tuple(self.notes))
+            notes.append(f"both builds end {times}alike: {signature}")
+        for region, n in sorted(self.left_out.items()):
+            notes.append(f"{n} operations on {region} were left out: one had ended QEMU")
+        if left:
+            notes.append(f"{len(left)} operations were left out: QEMU had ended {MAX_DEATHS} times")
+        return Outcomes(self.performed, self.unstable, tuple(self.changes), "", tuple(notes))
 
-    def _stretch(self, steps: Sequence[Step]) -> int:
-        """Perform until the end or until one of the four dies; how many steps were compared."""
+    def _stretch(self, steps: Sequence[Step]) -> tuple[Step, ...]:
+        """Perform until the end or until one of the four dies; what is left to do then."""
         with ExitStack() as open_processes:
             runs = [open_processes.enter_context(QemuProcess(config)) for config in self.configs]
             told = [_Run(process, self.plan.setup).perform(steps) for process in runs]
@@ -366,9 +371,28 @@ class _Comparison:
                 process.kill()
         count = min(map(len, told))
         for number in range(count):
-            self._compare(steps[number], *(outcomes[number] for outcomes in told))
-        self.deaths += count > 0 and any(outcomes[count - 1].death for outcomes in told)
-        return count
+            a1, b1, a2, b2 = (outcomes[number] for outcomes in told)
+            self._compare(steps[number], a1, a2, b1, b2)
+        if count == len(steps):
+            return ()
+        self.fatal.update(self._regions(steps[count - 1]))
+        kept = []
+        for step in steps[count:]:
+            met = sorted(self._regions(step) & self.fatal)
+            if met:
+                self.left_out[met[0][1]] += 1
+            else:
+                kept.append(step)
+        return tuple(kept)
+
+    def _regions(self, step: Step) -> set[tuple[str, str]]:
+        """Regions (space, name) that an access touches at its two ends."""
+        op, address = step
+        space = op.info.space or MEMORY
+        mask = PORT_MAX if space == IO else ADDRESS_MASK
+        ends = (address, (address + op.size - 1) & mask)
+        names = {self.plan.layout.range_at(end, space).region for end in ends}
+        return {(space, name) for name in names if name}
 
     def _compare(self, step: Step, a1: Outcome, a2: Outcome, b1: Outcome, b2: Outcome) -> None:
         self.performed += 1
@@ -395,7 +419,11 @@ class _Comparison:
         self, what: str, step: Step, before: str, after: str, region: str = "",
     ) -> None:
         op, address = step
-        found = self.plan.layout.range_at(address, op.info.space or MEMORY)
+        space = op.info.space or MEMORY
+        found = self.plan.layout.range_at(address, space)
+        if not found.region:  # it may reach into something
+            mask = PORT_MAX if space == IO else ADDRESS_MASK
+            found = self.plan.layout.range_at((address + op.size - 1) & mask, space)
         plain = replace(op, place=Place(offset=address))
         other = region and region != found.region
         self.changes.append(OutcomeChange(

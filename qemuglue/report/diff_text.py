@@ -276,7 +276,7 @@ def _group_lines(group: _Group) -> Iterator[str]:
     first = next(iter(group.places.values()))
     most = max(map(len, group.places.values()))
     place = first[0]
-    like = f" ({most} alike)" if len(group.variants) > 1 or most > 1 else ""
+    like = f" ({most} alike)" if most > 1 else ""
     if " -> " in place:  # an operation with what came of it
         yield f"    {group.told}{like}"
         yield f"      first: {place}"
