@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from qemuglue.memory import AddressSpace, MemoryRegion, RegionKind
+from qemuglue.memory.region import MASK64
 from qemuglue.mirror import Mirror, type_of
 from qemuglue.mirror.layers import layers
 from qemuglue.mirror.shadow import Occurrence, occurrences
@@ -26,6 +27,8 @@ _STYLES = {
 }
 #: Columns from which on a terminal has room for owners and for addresses of 16 digits.
 _ROOMY = 130
+#: Columns that are kept for what hides a region.
+_SEEN = 22
 #: Differences that are printed; a wrong order can make hundreds.
 MAX_DIFFERENCES = 20
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
@@ -148,17 +151,26 @@ def _tree_table(names: str, space: AddressSpace, console: Console) -> Table:
     table.add_column("addresses", no_wrap=True)
     table.add_column("prio", justify="right", no_wrap=True)
     table.add_column("type", no_wrap=True)
-    table.add_column("region", no_wrap=True)
+    # Whoever hides what is the point of the table: names give way to it.
+    room = None
+    if console.is_terminal:
+        room = max(console.width - (2 * digits + 1) - 5 - 9 - _SEEN - 4 * 2, 16)
+    table.add_column("region", no_wrap=True, overflow="ellipsis", max_width=room)
     table.add_column("seen")
     for one in occurrences(space):
         region = one.region
         kind = _kind(region)
         style = "dim strike" if one.state == "disabled" else _STYLES.get(kind, "")
         table.add_row(
-            f"{one.start:0{digits}x}-{one.last & (1 << 64) - 1:0{digits}x}", str(region.priority),
+            Text(f"{one.start:0{digits}x}-{_last(one, digits)}"), str(region.priority),
             Text(kind, style), Text("  " * one.depth + _name(region), style), _seen(one),
         )
     return table
+
+
+def _last(one: Occurrence, digits: int) -> str:
+    last = one.last & MASK64
+    return "2^64-1" if digits < 16 and last == MASK64 else f"{last:0{digits}x}"
 
 
 def _kind(region: MemoryRegion) -> str:

@@ -86,7 +86,8 @@ def test_a_space_of_its_own(newest_build: Build, capsys: pytest.CaptureFixture[s
 def _asked(session: Session, rng: Random, machine: str) -> Iterator[tuple[int, int]]:
     """Addresses at and around what is mapped, with sizes; nothing that changes the machine."""
     skipped = avoided(session.config.build.version_tuple, machine)
-    sections = [s for s in session.mirror.memory.view.sections if skipped.why(s.region.name) is None]
+    sections = [s for s in session.mirror.memory.view.sections
+                if skipped.why(s.region.name) is None]
     for _ in range(ACCESSES):
         section = rng.choice(sections)
         near = rng.choice((0, section.size // 2, section.size))
