@@ -11,8 +11,10 @@ no finding, and the result carries a note.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,6 +24,7 @@ from qemuglue.campaign.settings import DEFAULT_RAM, Settings, ask_ram_id, rules_
 from qemuglue.campaign.starting import start_machine
 from qemuglue.errors import EnvironmentFailure, LaunchError, QemuFailure, UsageError
 from qemuglue.qemu.builds import Build, parse_version
+from qemuglue.qemu.builds_machines import Machine, machine_list
 from qemuglue.qemu.config import QemuConfig, VmMode, machine_name
 from qemuglue.witness.judge import Judgement, Scene, prepare, replay
 from qemuglue.witness.oddities import Oddity, standard
@@ -64,6 +67,16 @@ class Shown:
     shows: bool | None
     signature: str = ""
     reason: str = ""
+
+
+def machines_of(build: Build, targets: Sequence[str]) -> list[Machine]:
+    """The machines of these targets, in their order; the binaries are asked side by side.
+
+    :raise BuildError: the build has no such target, or a binary does not answer.
+    """
+    with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+        lists = pool.map(lambda target: machine_list(build, target), targets)
+        return [machine for each in lists for machine in each]
 
 
 def jobs_of(

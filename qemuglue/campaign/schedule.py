@@ -56,6 +56,9 @@ TICK_S = 0.25
 #: Memory is looked at so often: it is all of /proc that is read.
 LOOK_EVERY_S = 0.5
 
+#: A thread that was joined is gone from /proc within a fraction of a millisecond.
+THREAD_ENDS_S = 0.05
+
 #: Deaths in a row of workers that never came to a job, before there is no sense in more.
 MAX_FALSE_STARTS = 5
 
@@ -384,11 +387,19 @@ def _send(fd: int, answer: bytes) -> None:
 
 
 def _one_thread() -> bool:
-    """Whether this process has one thread, those that Python does not know of included."""
-    try:
-        return len(os.listdir("/proc/self/task")) == 1  # noqa: PTH208
-    except OSError:
-        return threading.active_count() == 1
+    """Whether this process has one thread, those that Python does not know of included. One that
+    Python has joined may still be on its way out."""
+    until = time.monotonic() + THREAD_ENDS_S
+    while threading.active_count() == 1:
+        try:
+            if len(os.listdir("/proc/self/task")) == 1:  # noqa: PTH208
+                return True
+        except OSError:
+            return True
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.001)
+    return False
 
 
 def resident_bytes(pid: int) -> int:

@@ -1,39 +1,62 @@
-"""``qemuglue bench``: judged operations a second, beside a client that only counts replies; or,
-with ``model``, what the model does by itself."""
+"""``qemuglue bench``: judged operations a second, beside a client that only counts replies;
+with ``model``, what the model does by itself; with ``check``, what the maps of all machines cost
+beside launching them."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import platform
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from qemuglue.campaign import bench_model
+from qemuglue.campaign import bench_check, bench_model
 from qemuglue.campaign.bench import Rate, measure
+from qemuglue.campaign.check_jobs import machines_of
 from qemuglue.campaign.settings import Settings, scene
-from qemuglue.cli.common import Exit, add_build, add_json, add_seed, builds_of, print_json
+from qemuglue.cli.common import (
+    Exit,
+    add_build,
+    add_json,
+    add_seed,
+    builds_of,
+    print_json,
+    progress,
+)
+from qemuglue.errors import UsageError
 
 NAME = "bench"
 HELP = ("Measure judged operations a second on RAM and on devices, beside the same bytes sent "
         "pre-encoded by a client that only counts replies. `bench model` measures the model by "
-        "itself: single accesses, drawing and lookup of maps, bulk copies beside slicing. Ratios "
-        "hold; absolute rates drift.")
+        "itself: single accesses, drawing and lookup of maps, bulk copies beside slicing. `bench "
+        "check` measures `check --all --ops 0` beside launching the same machines and reading "
+        "`info mtree` alone, in turns. Ratios hold; absolute rates drift.")
+
+
+#: As for `check`.
+MAX_JOBS = 256
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("what", nargs="?", choices=("lockstep", "model"), default="lockstep",
-                        help="judged operations on QEMU (the default), or the model alone")
+    parser.add_argument("what", nargs="?", choices=("lockstep", "model", "check"),
+                        default="lockstep",
+                        help="judged operations on QEMU (the default), the model alone, or the "
+                             "maps of all machines")
     parser.add_argument("--machine", default="x86_64/q35", metavar="TARGET/NAME")
     parser.add_argument("--operations", type=int, default=200_000, metavar="N")
     parser.add_argument("--rounds", type=int, default=3, metavar="N")
+    parser.add_argument("--target", action="append", default=[], metavar="T",
+                        help="check: only machines of this target; may be repeated")
+    parser.add_argument("--jobs", type=int, metavar="N",
+                        help="check: machines at a time (default: the number of cores)")
     add_seed(parser)
     add_json(parser)
     add_build(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    return _model(args) if args.what == "model" else _lockstep(args)
+    return {"model": _model, "check": _check}.get(args.what, _lockstep)(args)
 
 
 def _lockstep(args: argparse.Namespace) -> int:
@@ -93,3 +116,40 @@ def _table(figures: bench_model.Figures) -> Iterator[str]:
         yield row(f"{bulk.what} of {bulk.size >> 20:,} MiB",
                   f"{bulk.size / bulk.model_s / (1 << 30):,.2f} GiB/s",
                   f"{bulk.ratio:.2f} times as long as slicing")
+
+
+def _check(args: argparse.Namespace) -> int:
+    [build] = builds_of(args)
+    targets = [target for target in build.targets() if target in args.target or not args.target]
+    if set(args.target) - set(targets):
+        raise UsageError(f"no target {min(set(args.target) - set(targets))!r} in {build.name}; "
+                         f"there are {', '.join(build.targets())}")
+    if args.jobs is not None and not 1 <= args.jobs <= MAX_JOBS:
+        raise UsageError(f"--jobs {args.jobs}: give 1 to {MAX_JOBS}")
+    machines = [each.full_name for each in machines_of(build, targets) if not each.versioned]
+    workers = min(args.jobs or os.cpu_count() or 1, len(machines))
+    words = ["check", "--all", "--ops", "0", "--json", "--jobs", str(workers), "--build",
+             str(args.build or build.name)]
+    words += [f"--target={target}" for target in targets]
+
+    def on_round(each: bench_check.Round) -> None:
+        progress(f"launch and read {each.read_s:.1f} s, check {each.check_s:.1f} s")
+
+    cost = bench_check.measure(build, machines, words, workers=workers,
+                               rounds=max(1, args.rounds), on_round=on_round)
+    if args.json:
+        print_json({"schema": 1, "ratio": round(cost.ratio, 3), **asdict(cost)})
+        return Exit.NOTHING_FOUND
+    print(f"{cost.machines} machines of {cost.build} (QEMU {cost.version}), {workers} at a time, "
+          f"{len(cost.rounds)} rounds; {cost.started} start, {cost.exact} are exact")
+    print(f"{'':22}" + "".join(f"{'round ' + str(n):>10}" for n in range(1, len(cost.rounds) + 1)))
+    for what, figures in (
+        ("launch and read", [f"{each.read_s:.1f} s" for each in cost.rounds]),
+        ("check --all --ops 0", [f"{each.check_s:.1f} s" for each in cost.rounds]),
+        ("ratio", [f"{each.check_s / each.read_s:.2f}" for each in cost.rounds]),
+        ("memory, harness", [f"{each.memory >> 20} MiB" for each in cost.rounds]),
+        ("memory, QEMUs", [f"{each.qemus >> 20} MiB" for each in cost.rounds]),
+    ):
+        print(f"{what:22}" + "".join(f"{figure:>10}" for figure in figures))
+    print(f"ratio {cost.ratio:.2f} (median), at most {cost.memory >> 20} MiB")
+    return Exit.NOTHING_FOUND

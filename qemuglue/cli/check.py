@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from qemuglue.campaign.check_jobs import Shown, jobs_of
+from qemuglue.campaign.check_jobs import Shown, jobs_of, machines_of
 from qemuglue.campaign.check_result import CheckResult, Status
 from qemuglue.campaign.check_run import CheckRun, run_check
 from qemuglue.campaign.checking import DEFAULT_OPS, MAX_OPS
@@ -27,7 +27,6 @@ from qemuglue.cli.common import (
 )
 from qemuglue.errors import UsageError
 from qemuglue.qemu.builds import Build
-from qemuglue.qemu.builds_machines import machine_list
 from qemuglue.qemu.config import machine_name
 from qemuglue.witness.oddities import Oddity, standard
 
@@ -170,10 +169,7 @@ def _chosen(args: argparse.Namespace, builds: list[Build]) -> list[tuple[Build, 
         targets = {machine_name(machine)[0]: None for machine in named} or build.targets()
         if args.target:
             targets = tuple(target for target in build.targets() if target in args.target)
-        has = {
-            each.full_name: each.versioned
-            for target in targets for each in machine_list(build, target)
-        }
+        has = {each.full_name: each.versioned for each in machines_of(build, list(targets))}
         unknown -= has.keys()
         if args.all:
             chosen += [(build, name) for name, versioned in has.items() if not versioned]

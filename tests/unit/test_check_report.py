@@ -323,7 +323,7 @@ def checked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(check_jobs, "check_machine", fake_check)
     monkeypatch.setattr(check_jobs, "standard", lambda: ())
     monkeypatch.setattr(check, "builds_of", lambda args: [FakeBuild()])
-    monkeypatch.setattr(check, "machine_list", lambda build, target: [
+    monkeypatch.setattr(check_jobs, "machine_list", lambda build, target: [
         Machine(target, name, "") for name in names[target]])
     monkeypatch.delenv(markdown.VARIABLE, raising=False)
 
@@ -380,7 +380,7 @@ def test_every_line_is_on_stdout_without_json(
 def test_a_worker_that_is_killed_costs_its_machine(
     checked: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(check, "machine_list", lambda build, target: [
+    monkeypatch.setattr(check_jobs, "machine_list", lambda build, target: [
         Machine(target, name, "") for name in ("a", "lost", "b", "c")])
     assert main(["check", "arm/a", "arm/lost", "arm/b", "arm/c", "--json", "--jobs", "1"]) == 2
     found = json.loads(capsys.readouterr().out)
