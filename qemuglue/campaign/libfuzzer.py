@@ -35,6 +35,10 @@ _PARENT_FLAGS = ("-merge", "-fork", "-jobs", "-minimize_crash")
 #: Flags of the processes so started, where the flag above is handed on to them.
 _CHILD_FLAGS = ("-merge_inner", "-merge_control_file", "-minimize_crash_internal_step")
 
+#: The target that needs no QEMU (``text_fuzz``). Its name is known here, since ``targets`` must
+#: not be imported before the instrumentation.
+TEXT = "text"
+
 #: What a campaign keeps of its worker's first corpus: enough to breed from.
 FIRST_INPUTS = 16
 
@@ -61,7 +65,8 @@ def parser() -> argparse.ArgumentParser:
                     "70 timeout; 2 where QEMU or a build is missing.",
     )
     add = made.add_argument
-    add("--target", metavar="NAME", help="access or canary; `qemuglue targets` lists them")
+    add("--target", metavar="NAME",
+        help="access, canary or text; `qemuglue targets` lists them")
     add("--machine", metavar="TARGET/NAME", help="for example x86_64/q35")
     add("--device", action="append", metavar="DEVICE", help="as QEMU's -device; may be repeated")
     add("--qemu-args", metavar='"…"', help="appended to QEMU's command line")
@@ -98,14 +103,23 @@ def main(argv: Sequence[str] | None = None) -> int:
             "Atheris is not installed: `pip install 'qemuglue[fuzz]'` brings it, and "
             "`qemuglue fuzz --engine random` does without"
         ))
-    with atheris.instrument_imports(include=["qemuglue.memory"]):
-        import qemuglue.memory  # noqa: F401 - first of all importers, so it is instrumented
+    text = options.target == TEXT
+    with atheris.instrument_imports(include=["qemuglue" if text else "qemuglue.memory"]):
+        import qemuglue.memory  # first of all importers, so it is instrumented
+
+        if text:
+            import qemuglue.campaign.text_parsers  # noqa: F401
     from qemuglue.campaign.status import StatusWriter
 
     writer = StatusWriter(options.status_fd)
     try:
-        one_input = _prepare(options, words, writer)
-        breeding = one_input.breeding(atheris) if isinstance(one_input, Harness) else {}
+        breeding: dict[str, Any] = {}
+        if text:
+            one_input, breeding = _prepare_text(options, words, atheris)
+        else:
+            one_input = _prepare(options, words, writer)
+            if isinstance(one_input, Harness):
+                breeding = one_input.breeding(atheris)
     except (UsageError, EnvironmentFailure) as error:
         writer.error(str(error), environment=True)
         return _sentence(error)
@@ -147,6 +161,23 @@ def _prepare(
     if in_campaign:
         first_inputs(work)
     return Harness(work, Feedback(), keep_going=options.keep_going, in_campaign=in_campaign)
+
+
+def _prepare_text(
+    options: argparse.Namespace, words: Sequence[str], atheris: Any
+) -> tuple[Callable[[bytes], None], dict[str, Any]]:
+    """The same for the target that needs no QEMU, with how new inputs are made.
+
+    :raise UsageError: it is told of a machine.
+    """
+    from qemuglue.campaign import text_fuzz
+
+    if options.machine or options.device or options.qemu_args or options.build or options.defect:
+        raise UsageError("the target text needs no QEMU: leave out --machine, --device, "
+                         "--qemu-args, --build and --defect")
+    if starts_others(words):
+        return lambda data: None, {}
+    return text_fuzz.setup(options, atheris)
 
 
 def settings_of(options: argparse.Namespace) -> Settings:

@@ -2,7 +2,7 @@
 
 A target is a name for a way of exploring plus defaults; every default can be replaced on the
 command line. ``canary`` is ``access`` with one rule of the model wrong on purpose: a pipeline
-that stays silent on it is broken.
+that stays silent on it is broken. ``text`` has no machine: it needs no QEMU, only its words.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from qemuglue.errors import UsageError
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """``setup`` is one of ``program.verbs.SETUPS``; ``defect`` a name of
-    ``defects.DEFECTS`` or "" for none."""
+    """``machine`` is "" where no QEMU is needed; ``setup`` is one of ``program.verbs.SETUPS``;
+    ``defect`` a name of ``defects.DEFECTS`` or "" for none."""
 
     name: str
     help: str
@@ -33,6 +33,8 @@ TARGETS: dict[str, Target] = {
                devices=("edu", "pci-testdev")),
         Target("canary", "the same with one rule of the model wrong on purpose; must be found",
                devices=("edu", "pci-testdev"), defect=DEFAULT_DEFECT),
+        Target("text", "what QEMU says, damaged: every parser gives a value or one sentence",
+               machine=""),
     )
 }
 

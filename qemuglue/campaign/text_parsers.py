@@ -279,7 +279,7 @@ def _machines(data: bytes) -> str:
 
 
 def _version(data: bytes) -> str:
-    return f"{len(parse_version(data.decode('utf-8', 'replace')))} numbers"
+    return f"{min(len(parse_version(data.decode('utf-8', 'replace'))), 4)} numbers"
 
 
 def _gpa2hva(data: bytes) -> str:

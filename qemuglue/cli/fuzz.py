@@ -12,10 +12,12 @@ from rich.console import Console
 from qemuglue.campaign.defects import DEFAULT_DEFECT
 from qemuglue.campaign.feedback import has_atheris
 from qemuglue.campaign.runner import Campaign
-from qemuglue.campaign.settings import DEFAULT_OPERATIONS, ENGINES, Settings
+from qemuglue.campaign.settings import DEFAULT_OPERATIONS, ENGINES, MAX_JOBS, Settings
 from qemuglue.campaign.targets import DEFAULT_TARGET, TARGETS, find_target
+from qemuglue.campaign.text_campaign import TextSettings, run_campaign
 from qemuglue.cli.common import add_build, add_json, add_qemu_args, add_seed, print_json, progress
 from qemuglue.errors import UsageError
+from qemuglue.report import text_summary
 from qemuglue.report.summary import document, exit_code, print_summary
 from qemuglue.report.terminal import Terminal
 
@@ -60,6 +62,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    if not find_target(args.target).machine:
+        return _run_text(args)
     settings = settings_of(args)
     if args.engine is None and settings.engine == "random":
         progress("Atheris is not installed: programs are drawn, not bred (--engine random); "
@@ -74,19 +78,61 @@ def run(args: argparse.Namespace) -> int:
     return exit_code(result)
 
 
+def _run_text(args: argparse.Namespace) -> int:
+    """The target that needs no QEMU."""
+    settings = text_settings_of(args)
+    progress(f"seed {settings.seed}, engine {settings.engine}, {settings.jobs} "
+             f"worker{'s' * (settings.jobs != 1)}, folder {settings.out}")
+    result = run_campaign(settings, progress, args.corpus)
+    if args.json:
+        print_json(text_summary.document(settings, result))
+    else:
+        print("\n".join(text_summary.lines(settings, result)))
+    return text_summary.exit_code(result)
+
+
+def text_settings_of(args: argparse.Namespace) -> TextSettings:
+    """The settings of a campaign without a QEMU.
+
+    :raise UsageError: they cannot be, or speak of one.
+    """
+    if args.machine or args.device or args.qemu_args or args.build or args.defect:
+        raise UsageError("the target text needs no QEMU: leave out --machine, --device, "
+                         "--qemu-args, --build and --defect")
+    if not 1 <= args.jobs <= MAX_JOBS:
+        raise UsageError(f"{args.jobs} jobs; give 1 to {MAX_JOBS}")
+    seconds = _seconds(args)
+    if not (0 <= seconds < 1e9 and args.programs >= 0):
+        raise UsageError("a campaign lasts from 0 to 1e9 seconds, and 0 or more programs")
+    return TextSettings(
+        out=Path(args.out or default_out(args.target, "qemu")), engine=_engine(args),
+        seed=secrets.randbits(63) if args.seed is None else args.seed, seconds=seconds,
+        inputs=args.programs, jobs=args.jobs, until_found=args.until_found,
+    )
+
+
+def _engine(args: argparse.Namespace) -> str:
+    engine: str = args.engine or ("atheris" if has_atheris() else "random")
+    if engine == "atheris" and not has_atheris():
+        raise UsageError("Atheris is not installed: `pip install 'qemuglue[fuzz]'` brings it, "
+                         "--engine random does without")
+    return engine
+
+
+def _seconds(args: argparse.Namespace) -> float:
+    if args.seconds is None:
+        return 0.0 if args.programs else DEFAULT_SECONDS
+    return float(args.seconds)
+
+
 def settings_of(args: argparse.Namespace) -> Settings:
     """The settings that the command line asks for.
 
     :raise UsageError: they cannot be.
     """
     target = find_target(args.target)
-    engine = args.engine or ("atheris" if has_atheris() else "random")
-    if engine == "atheris" and not has_atheris():
-        raise UsageError("Atheris is not installed: `pip install 'qemuglue[fuzz]'` brings it, "
-                         "--engine random does without")
-    seconds = args.seconds
-    if seconds is None:
-        seconds = 0.0 if args.programs else DEFAULT_SECONDS
+    engine = _engine(args)
+    seconds = _seconds(args)
     devices = args.device
     if devices is None:
         devices = () if args.machine else target.devices

@@ -11,6 +11,7 @@ from typing import Any
 from qemuglue.campaign.findings import details
 from qemuglue.campaign.loading import Loaded, load
 from qemuglue.campaign.settings import Settings, scene
+from qemuglue.campaign.text_target import is_text_finding, read_finding, replay_input
 from qemuglue.cli.common import (
     Exit,
     add_build,
@@ -23,6 +24,7 @@ from qemuglue.cli.common import (
 from qemuglue.errors import BuildError, UsageError
 from qemuglue.program.words import format_operation
 from qemuglue.qemu.builds import Build, find_build
+from qemuglue.report import text_summary
 from qemuglue.witness.judge import Judgement, Kind, Scene, prepare, replay
 from qemuglue.witness.session import Step
 from qemuglue.witness.verdict import Tally, Verdict
@@ -54,6 +56,12 @@ def run(args: argparse.Namespace) -> int:
     documents = []
     worst = Exit.NOTHING_FOUND
     for path in args.file:
+        if is_text_finding(path):
+            document = _replay_text(args, path)
+            documents.append(document)
+            if document["kind"] != "none":
+                worst = Exit.FOUND
+            continue
         loaded = load(path, machine=args.machine, args=tuple(args.qemu_args))
         build = _build(args, loaded)
         document, found = _replay(args, loaded, build)
@@ -63,6 +71,21 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json(documents[0] if len(documents) == 1 else documents)
     return worst
+
+
+def _replay_text(args: argparse.Namespace, path: Path) -> dict[str, Any]:
+    """A finding of the target ``text``: no QEMU, only its words."""
+    finding = read_finding(path)
+    fault = replay_input(finding.data)
+    if not args.json:
+        print(f"{path.name}: {len(finding.data)} bytes of text")
+        if fault is None:
+            print(f"nothing found; the finding ({finding.signature}) was not seen again")
+        else:
+            same = fault.signature == finding.signature
+            print(f"{fault} ({'the same as recorded' if same else 'recorded: '}"
+                  f"{'' if same else finding.signature})")
+    return text_summary.replayed(finding, fault)
 
 
 def _build(args: argparse.Namespace, loaded: Loaded) -> Build:

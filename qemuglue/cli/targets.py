@@ -37,7 +37,8 @@ def run(args: argparse.Namespace) -> int:
     width = max(map(len, TARGETS))
     for target in TARGETS.values():
         machine = " + ".join([target.machine, *target.devices])
-        print(f"{target.name:<{width}}  {target.help} (default: {machine})")
+        where = f"default: {machine}" if target.machine else "no QEMU needed"
+        print(f"{target.name:<{width}}  {target.help} ({where})")
     if args.defects:
         print()
         width = max(map(len, DEFECTS))

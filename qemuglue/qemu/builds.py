@@ -38,6 +38,8 @@ VERSION_TIMEOUT_S = 60
 # Variables of the caller's that would change what a managed QEMU loads or opens.
 _FOREIGN = re.compile(r"^(LD_|QEMU_|GIO_|GTK_|PULSE_|SDL_|DISPLAY$|WAYLAND_DISPLAY$|LANG$|LC_)")
 
+#: A version is not longer; it is what the binary says of itself.
+MAX_VERSION = 100
 _BINARY = re.compile(r"^qemu-system-([a-z0-9_]+)$")
 
 
@@ -281,7 +283,7 @@ def binaries_in(folder: Path) -> dict[str, Path]:
 
 def parse_version(text: str) -> tuple[int, ...]:
     """The numbers of "10.0.2"; (0,) if there are none."""
-    return tuple(int(n) for n in re.findall(r"\d+", text)) or (0,)
+    return tuple(int(n) for n in re.findall(r"[0-9]{1,9}", text[:MAX_VERSION])) or (0,)
 
 
 @functools.lru_cache(maxsize=64)

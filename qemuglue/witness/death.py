@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import signal
 
+from qemuglue.errors import plain
+
 #: glibc's assert: ``PROGRAM: FILE:LINE: FUNCTION: Assertion `EXPRESSION' failed.``
 _LIBC = re.compile(
     r"^[^\n:]+: [^\n:]+:\d+: (?P<function>[^\n]+?): Assertion `(?P<what>[^\n]+)' failed",
@@ -48,9 +50,9 @@ def crash_signature(stderr: str, exit_code: int | None, sent_signal: int | None)
 def _function(text: str) -> str:
     """The name alone, of ``name`` or of C++'s ``type name(types)``."""
     words = text.replace("(anonymous namespace)::", "").split("(")[0].split()
-    return words[-1][:_LONGEST] if words else "unknown"
+    return plain(words[-1][:_LONGEST]) if words else "unknown"
 
 
 def _plain(text: str) -> str:
     text = text.removeprefix("assertion failed: ").strip()
-    return _NUMBER.sub("N", text)[:_LONGEST]
+    return plain(_NUMBER.sub("N", text)[:_LONGEST]).replace("\t", " ")
