@@ -82,6 +82,14 @@ def check_dump(session: Session) -> Account:
     except ResourceError as error:
         account.unsupported = str(error)
         return account
+    if any(segment.bits == 32 for segment in segments) and wanted[-1].last >= 1 << 32:
+        account.unsupported = (
+            "QEMU writes an ELF file of 32 bits, and cuts the addresses of memory beyond 4 GiB")
+        return account
+    misplaced = max((segment.misplaced for segment in segments), default=0)
+    if misplaced:
+        account.unjudged[f"headers of the dump that are {misplaced} bytes off: QEMU took the "
+                         "notes of every CPU to be as long as the first one's"] += 1
     found = merged(Span(segment.start, segment.size) for segment in segments)
     for span in _outside(wanted, found):
         account.differs(str(span), "memory", "not in the dump")

@@ -32,7 +32,9 @@ MAX_READS = 600
 #: Size in bytes -> xp's letter.
 LETTERS = {1: "b", 2: "h", 4: "w", 8: "g"}
 
-_LINE = re.compile(r"([0-9a-fA-F]+): (?:0x([0-9a-fA-F]{1,16})|(Cannot access memory))")
+#: A device may have its say on the monitor between the address and the value, in whole lines.
+_LINE = re.compile(
+    r"([0-9a-fA-F]+):(?:[^\n]*\n)* (?:0x([0-9a-fA-F]{1,16})|(Cannot access memory))")
 
 
 @dataclass(frozen=True, slots=True)

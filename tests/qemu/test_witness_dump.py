@@ -9,6 +9,7 @@ import pytest
 from qemuglue.campaign.settings import Settings, scene
 from qemuglue.program.operation import Operation, Place
 from qemuglue.qemu.builds import Build
+from qemuglue.qemu.dump import dump_guest_memory
 from qemuglue.witness import elf_dump
 from qemuglue.witness.elf_dump import check_dump
 from qemuglue.witness.judge import resolve
@@ -76,3 +77,27 @@ def test_a_machine_without_memory_has_no_dump(newest_build: Build) -> None:
         for section in session.mirror.memory.view.sections:
             section.region.nonvolatile = True
         assert check_dump(session).unsupported == "no RAM is mapped"
+
+
+def test_notes_that_qemu_did_not_count(newest_build: Build) -> None:
+    """The second core of mps2-an521 has a floating-point unit, whose registers make its notes
+    longer: every offset in the headers is too small, and the bytes are read where they are."""
+    with session_on(newest_build, "arm/mps2-an521") as session:
+        [segment] = dump_guest_memory(session.process)
+        assert segment.misplaced == 280
+        operation = Operation("writel", Place(offset=0x80000000), 4, 0x12345678)
+        assert LockStep(session).run(resolve(session.layout(), [operation])).stop is Stop.DONE
+        account = check_dump(session)
+        assert account.differences == [] and account.compared >= 16 << 20
+        [why] = account.unjudged
+        assert why.startswith("headers of the dump that are 280 bytes off")
+
+
+def test_memory_beyond_what_a_file_of_32_bits_can_name(newest_build: Build) -> None:
+    """The 440's level 2 cache lies at 0x400000000, and its dump says 0."""
+    if "ppc" not in newest_build.targets():
+        pytest.skip("this build has no ppc")
+    with session_on(newest_build, "ppc/sam460ex") as session:
+        segments = dump_guest_memory(session.process)
+        assert [(each.start, each.bits) for each in segments] == [(0, 32), (0, 32)]
+        assert "32 bits" in check_dump(session).unsupported

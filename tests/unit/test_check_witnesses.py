@@ -41,6 +41,8 @@ def space() -> AddressSpace:
     ("00001000: 0x0000002a", Read(0x1000, 4), 0x2A),
     ("fffffffffffffff0: 0xffffffffffffffff\n", Read(2**64 - 16, 8), 2**64 - 1),
     ("0000000000001000: Cannot access memory\r\n", Read(0x1000, 2), None),
+    ("00001000:g364: invalid read at [0017fffc]\r\n 0x00000000\r\n", Read(0x1000, 4), 0),
+    ("00001000:one\ntwo: 0x1\n Cannot access memory\n", Read(0x1000, 4), None),
 ])
 def test_an_answer_of_xp(text: str, read: Read, value: int | None) -> None:
     assert parse_xp(text, read) == value
@@ -49,6 +51,7 @@ def test_an_answer_of_xp(text: str, read: Read, value: int | None) -> None:
 @pytest.mark.parametrize("text", [
     "", "0000000000001000:", "0000000000001004: 0x2a", "0000000000001000: 0x100",
     "0000000000001000: 0x2a 0x2b", "unknown command: 'xp'", "0000000000001000: 42",
+    "0000000000001000:said\n", "0000000000001000:said 0x2a", "said\n0000000000001000: 0x2a",
 ])
 def test_what_is_no_answer_of_xp(text: str) -> None:
     with pytest.raises(ProtocolError):
