@@ -55,7 +55,7 @@ STRIP = 48.0
 #: Height of the line that names the columns.
 COLUMNS = 28.0
 _BITS = ((0, "0"), (10, "1 KiB"), (20, "1 MiB"), (30, "1 GiB"), (40, "1 TiB"), (50, "1 PiB"),
-         (60, "1 EiB"), (64, ""))
+         (60, ""), (64, ""))
 
 
 def text(value: str) -> str:
@@ -346,7 +346,8 @@ def draw_file(title: str, subtitle: str, pictures: Sequence[Picture], contracts:
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{y:.0f}" '
         f'viewBox="0 0 {WIDTH} {y:.0f}" role="group" aria-label="{text(title)}">'
-        f"<title>{text(title)}</title><style>{style()}.page{{fill:#fff}}"
+        f"<title>{text(title)}</title><style>{style()}"
+        "svg{max-width:100%;height:auto}.page{fill:#fff}"
         "@media(prefers-color-scheme:dark){.page{fill:#12161b}}</style>"
         f'<defs>{patterns}</defs><rect class="page" width="100%" height="100%"/>'
         f'{"".join(head)}{"".join(body)}</svg>\n'

@@ -60,8 +60,13 @@
     if (region.mem === "root") return [write ? "dropped" : "all ones", true];
     const number = write ? region.w : region.r;
     if (number < 0) return ["?", false];
-    if (BigInt(size) > left) return ["runs on into the next range", false];
     const [text, chunks] = data.contracts[number].cuts[Math.log2(size)][Number(offset & 7n)];
+    // A dispatch may run over the end of a range; one that would begin behind it is the next's.
+    let done = 0;
+    for (const chunk of chunks) {
+      if (BigInt(done) >= left) return ["goes on in the next range", false];
+      done += chunk;
+    }
     const veto = write ? region.vw : region.vr;
     if (!veto) return [text, !text.includes("refused")];
     let at = offset, good = 0;
@@ -234,7 +239,7 @@
 
   function find(text) {
     const space = spaceOf(text);
-    let view = current, wanted = text;
+    let view = 0, wanted = text;
     if (space) {
       view = space.number;
       wanted = text.slice(space.name.length + 1).trim();
@@ -246,8 +251,9 @@
       address = BigInt("0x" + wanted);
     }
     if (address !== null) {
-      if (address >= TOP) say(`${wanted} is beyond 2^64 - 1`);
-      else explain(view, address);
+      if (address >= TOP) { say(`${wanted} is beyond 2^64 - 1`); return; }
+      if (!space) view = Math.max(views.findIndex((_, each) => topAt(each, address)), 0);
+      explain(view, address);
       return;
     }
     const sign = wanted.lastIndexOf("+");
@@ -263,14 +269,29 @@
 
   function named(text, view) {
     const low = text.toLowerCase();
+    const called = (each) => nameOf(each.region).toLowerCase();
     const found = drawn.filter((each) => each.region && (view === null || each.view === view)
-      && nameOf(each.region).toLowerCase().includes(low));
-    const rank = (each) => [nameOf(each.region).toLowerCase() !== low, each.layer > 0,
-      each.view !== current, each.view].map(Number);
+      && (called(each).includes(low) || seenAs(each).some((name) => name.includes(low))));
+    const rank = (each) => [called(each) !== low && !seenAs(each).includes(low),
+      !called(each).includes(low), each.layer > 0, each.view].map(Number);
     return found.map((each) => [rank(each), each]).sort(([a], [b]) => {
       const at = a.findIndex((value, index) => value !== b[index]);
       return at < 0 ? 0 : a[at] - b[at];
     }).map(([, each]) => each);
+  }
+
+  // The aliases a box is seen through.
+  function seenAs(each) {
+    const claim = each.layer ? null : topAt(each.view, each.start);
+    return claim ? claim.via.map((name) => name.toLowerCase()) : [];
+  }
+
+  function container(text) {
+    for (const view of views.keys()) {
+      const claim = views[view].claims.find((each) => !each.region.a && each.region.n === text);
+      if (claim) return {view, claim};
+    }
+    return null;
   }
 
   function shows(name, offset, view, only) {
@@ -287,7 +308,16 @@
   }
 
   function list(text, places) {
-    if (!places.length) { say(`no region here is called ${text}`); return; }
+    if (!places.length) {
+      const held = container(text);
+      if (held) {
+        say(`${text} answers nothing itself; it holds others from ${hex(held.claim.start)} to ` +
+          `${hex(held.claim.last)} in ${data.views[held.view].title}`);
+      } else {
+        say(`nothing on this map is called ${text}; what is disabled is in the trees only`);
+      }
+      return;
+    }
     const first = places[0];
     if (first.layer) {
       say(`${nameOf(first.region)} is hidden wherever it lies`);
@@ -342,6 +372,13 @@
     if (!text) { quiet(); clear(); return; }
     query.value = text;
     find(text);
+  }
+
+  // A link must mean the same on whatever tab it is opened: it names the space.
+  function asTyped(text) {
+    const address = numberOf(text);
+    if (!current || address === null || address >= TOP || !topAt(current, address)) return text;
+    return `${views[current].names[0]}:${text}`;
   }
 
   function go(text) {
@@ -431,7 +468,7 @@
   byId("search").hidden = false;
   byId("search").addEventListener("submit", (event) => {
     event.preventDefault();
-    go(query.value);
+    go(asTyped(query.value.trim()));
   });
   if (matchMedia("(min-width:1240px)").matches) document.querySelector(".how").open = true;
   addEventListener("hashchange", fromHash);
