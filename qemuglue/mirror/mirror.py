@@ -324,22 +324,30 @@ class Mirror:
         wanted: dict[int, list[FlatText]] = {}
         for text in texts:
             wanted.setdefault(id(text), []).append(text)
+        paired: list[tuple[MemoryRegion, FlatText]] = []
+        for view, same_text in product(tuple(alike), wanted.values()):
+            if alike[view] and same_text and not self._misfit(view, same_text[0], exactly=True):
+                while alike[view] and same_text:
+                    paired.append((alike[view].pop(0), same_text.pop()))
         costs = sorted(
             ((self._misfit(view, same_text[0]), number, view, same_text)
-             for number, (view, same_text) in enumerate(product(alike, wanted.values()))),
+             for number, (view, same_text) in enumerate(product(alike, wanted.values()))
+             if alike[view] and same_text),
             key=lambda cost: cost[:2],
         )
-        paired: list[tuple[MemoryRegion, FlatText]] = []
         for _, _, view, same_text in costs:
             while alike[view] and same_text:
                 paired.append((alike[view].pop(0), same_text.pop()))
         return paired
 
-    def _misfit(self, drawn: FlatView, text: FlatText) -> int:
-        """The number of ranges that differ. Views without any range differ by their roots."""
-        if same(drawn, text.ranges, self._model.labels):
-            return int(_root_name(drawn) != text.root)
+    def _misfit(self, drawn: FlatView, text: FlatText, *, exactly: bool = False) -> int:
+        """The number of ranges that differ (``exactly``: whether any does). Views without any
+        range differ by their roots."""
         labels = self._model.labels
+        if same(drawn, text.ranges, labels):
+            return int(_root_name(drawn) != text.root)
+        if exactly:
+            return 1
         return len(differences("", model_lines(drawn, labels), qemu_lines(text.ranges))) or 1
 
 
