@@ -35,7 +35,7 @@ def test_a_machine_matches(build: Build, machine: str, tmp_path: Path) -> None:
     assert result.status == "match", told(result)
     assert result.map.exact == result.map.views > 0
     assert result.tally.total >= 600 and result.tally.of(Verdict.MATCH) >= 0.95 * 600
-    assert {a.witness for a in result.accounts} == {"gpa2hva", "dump", "xp", "map"}
+    assert {a.witness for a in result.accounts} == {"qom", "gpa2hva", "dump", "xp", "map"}
     assert all(a.compared and not a.unsupported for a in result.accounts)
     assert not list(tmp_path.iterdir())
 
@@ -96,7 +96,7 @@ def test_an_access_that_ends_qemu_is_a_finding_and_no_end(
     assert crash.place == "readb 0x3f104001 (bcm2835-rng)"
     [(why, count)] = [(why, n) for why, n in result.tally.reasons.items() if "left out" in why]
     assert crash.signature in why and count == result.tally.of(Verdict.UNJUDGED)
-    assert {a.witness for a in result.accounts} == {"gpa2hva", "dump", "xp", "map"}
+    assert {a.witness for a in result.accounts} == {"qom", "gpa2hva", "dump", "xp", "map"}
 
 
 def test_no_operations_only_compare_the_map(newest_build: Build, tmp_path: Path) -> None:
@@ -133,6 +133,7 @@ def test_the_command(
     assert [each["status"] for each in found["results"]] == ["match", "match"]
     assert found["summary"]["seed"] == 16 and found["results"][0]["inferred"]["bits"] >= 0
     assert said.err.splitlines()[0] == "seed 16" and "x86_64/microvm" in said.err
+    assert [each["oddity"] for each in found["oddities"]] == []
     assert junit.read_text().count("<testcase") == 2
 
 
