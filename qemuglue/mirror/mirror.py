@@ -17,6 +17,7 @@ from qemuglue.mirror.layers import draw
 from qemuglue.mirror.layout import layout_of
 from qemuglue.mirror.model import Model
 from qemuglue.mirror.search import learn
+from qemuglue.mirror.touched import Look, looks, touched
 from qemuglue.mirror.views import (
     ViewDifference,
     differences,
@@ -97,6 +98,8 @@ class Mirror:
         self.differences: tuple[ViewDifference, ...] = ()
         self._model = Model()
         self._views: dict[MemoryRegion, FlatView] = {}
+        #: What the regions looked like as the views were drawn.
+        self._looks: dict[MemoryRegion, Look] = {}
         self._texts: tuple[str, str] = ("", "")
         self._layout: Layout | None = None
 
@@ -251,18 +254,24 @@ class Mirror:
                 found.root = root
             spaces.append(found)
         self.spaces = tuple(spaces)
-        self._show()
+        self._show(incrementally=True)
 
-    def _show(self) -> None:
-        """Draw every root once and give each space its view."""
-        self._views = {}
+    def _show(self, *, incrementally: bool = False) -> None:
+        """Draw every root once, or (``incrementally``) only those a change since the last
+        drawing can have touched, and give each space its view."""
+        now = looks(self._model.regions)
+        again = touched(self._looks, now) if incrementally else None
+        self._looks = now
+        views: dict[MemoryRegion, FlatView] = {}
         drawn: dict[MemoryRegion | None, FlatView] = {}
         with self.topology.announced():
             for space in self.spaces:
-                view = self._views.get(space.root)
-                if view is None:
-                    view = self._views[space.root] = draw(space.root, drawn)
-                space.show(space.root, view)
+                root = space.root
+                if root not in views:
+                    kept = again is not None and root in self._views and root not in again
+                    views[root] = self._views[root] if kept else draw(root, drawn)
+                space.show(root, views[root])
+        self._views = views
         self._layout = None
 
     def _judge(self, views: Sequence[FlatText]) -> None:
