@@ -88,15 +88,18 @@ def test_what_qemu_did_itself_is_told_at_once(
     assert performed() == given
 
 
-def test_killed_among_accesses_is_a_note(outcomes: list[CheckResult]) -> None:
-    outcomes.append(result(Status.DIVERGED, divergences=(KILLED,)))
+@pytest.mark.parametrize("confirmed", [(0, 3), (1, 3), (1, 2)])
+def test_killed_among_accesses_is_a_note(
+    outcomes: list[CheckResult], confirmed: tuple[int, int],
+) -> None:
+    outcomes.append(result(Status.DIVERGED, divergences=(replace(KILLED, confirmed=confirmed),)))
     found = performed()
     assert found.status == Status.MATCH and not found.divergences
     assert "ended from outside once among the accesses" in found.notes[0]
 
 
 @pytest.mark.parametrize("found", [
-    replace(KILLED, confirmed=(1, 3)), replace(KILLED, signature="crash:signal:SIGSEGV")])
+    replace(KILLED, confirmed=(3, 3)), replace(KILLED, signature="crash:signal:SIGSEGV")])
 def test_an_end_that_shows_again_or_is_qemus_own_stays(
     outcomes: list[CheckResult], found: Divergence,
 ) -> None:
