@@ -25,7 +25,6 @@ from qemuglue.report.dispatch_text import (
     Contracts,
     described,
     in_words,
-    manner,
     table,
 )
 from qemuglue.report.map_layout import WIDTH, Picture
@@ -246,7 +245,6 @@ class _Known:
             "words": described(contract),
             "cuts": [[[in_words(steps), [step.size for step in steps]] for steps in row]
                      for row in rows],
-            "manner": [manner([row[offset] for row in rows], "i/o") for offset in range(8)],
         }
 
 

@@ -54,19 +54,19 @@
 
   // One access in words: [text, accepted as a whole]. The cuts were made by the model.
   function cut(claim, write, size, offset, left) {
-    const region = claim.region;
-    if (region.mem === "ram" || (region.mem === "rom" && !write)) return ["copied", true];
-    if (region.mem === "romd" && !write) return ["copied", true];
-    if (region.mem === "root") return [write ? "dropped" : "all ones", true];
+    const region = claim.region, further = "goes on in the next range";
+    const memory = region.mem === "ram" || (!write && ["rom", "romd"].includes(region.mem));
+    if (memory) return BigInt(size) > left ? [further, false] : ["copied", true];
     const number = write ? region.w : region.r;
     if (number < 0) return ["?", false];
     const [text, chunks] = data.contracts[number].cuts[Math.log2(size)][Number(offset & 7n)];
     // A dispatch may run over the end of a range; one that would begin behind it is the next's.
     let done = 0;
     for (const chunk of chunks) {
-      if (BigInt(done) >= left) return ["goes on in the next range", false];
+      if (BigInt(done) >= left) return [further, false];
       done += chunk;
     }
+    if (region.mem === "root") return ["all ones", true];
     const veto = write ? region.vw : region.vr;
     if (!veto) return [text, !text.includes("refused")];
     let at = offset, good = 0;
@@ -78,16 +78,25 @@
     return [good ? "partly refused (rejected)" : "refused (rejected)", false];
   }
 
-  function manner(claim, offset, left) {
+  // As `manner` of dispatch_text.py has it.
+  function manner(view, claim, offset, left) {
     const region = claim.region;
     if (region.mem === "ram") return claim.readonly ? data.words.readonly : data.words.ram;
     if (region.mem === "rom") return data.words.rom;
     if (region.mem === "romd") return data.words.romd;
     if (region.mem === "root") return data.words.root;
-    if (region.r < 0) return "a device, its pieces not known";
-    const whole = [1, 2, 4, 8].some((size) => cut(claim, false, size, offset, left)[1]);
-    if (!whole) return "no read is accepted as a whole";
-    return data.contracts[region.r].manner[Number(offset & 7n)];
+    if (region.r < 0) return "a device, its pieces not probed";
+    const sizes = new Set();
+    let refusal = "";
+    for (const size of views[view].ports ? [1, 2, 4] : [1, 2, 4, 8]) {
+      const [text, good] = cut(claim, false, size, offset, left);
+      if (good) text.split("+").forEach((part) => sizes.add(Number(part.split(" as ").pop())));
+      else refusal = refusal || (/refused \(([\w ]+)\)/.exec(text) || ["", ""])[1];
+    }
+    const all = [...sizes].sort((a, b) => a - b);
+    if (!all.length) return `every access is refused (${refusal})`;
+    if (all.length === 1) return `${all[0]}-byte pieces`;
+    return `pieces of ${all[0]} to ${all[all.length - 1]} bytes`;
   }
 
   function headline(view, address) {
@@ -96,7 +105,7 @@
     const offset = claim.offset + address - claim.start;
     const end = rangeAt(view, address).last;
     return `${hex(address)} → ${nameOf(claim.region)} ${plus(offset)}, ` +
-      manner(claim, offset, end - address + 1n);
+      manner(view, claim, offset, end - address + 1n);
   }
 
   function rangeAt(view, address) {
@@ -163,7 +172,7 @@
     }
     return table;
   }
-  const told = (text) => ({"?": "not known", "all ones": "answered with all ones"}[text] || text);
+  const told = (text) => ({"?": "not known", "all ones": "for no port: all ones"}[text] || text);
 
   function contractWords(region) {
     if (region.mem === "ram" || region.mem === "rom" || region.mem === "root") return "";
@@ -272,12 +281,17 @@
     const called = (each) => nameOf(each.region).toLowerCase();
     const found = drawn.filter((each) => each.region && (view === null || each.view === view)
       && (called(each).includes(low) || seenAs(each).some((name) => name.includes(low))));
-    const rank = (each) => [called(each) !== low && !seenAs(each).includes(low),
+    const rank = (each) => [!exactly(each, text),
       !called(each).includes(low), each.layer > 0, each.view].map(Number);
     return found.map((each) => [rank(each), each]).sort(([a], [b]) => {
       const at = a.findIndex((value, index) => value !== b[index]);
       return at < 0 ? 0 : a[at] - b[at];
     }).map(([, each]) => each);
+  }
+
+  function exactly(each, text) {
+    const low = text.toLowerCase();
+    return nameOf(each.region).toLowerCase() === low || seenAs(each).includes(low);
   }
 
   // The aliases a box is seen through.
@@ -308,18 +322,16 @@
   }
 
   function list(text, places) {
-    if (!places.length) {
-      const held = container(text);
-      if (held) {
-        say(`${text} answers nothing itself; it holds others from ${hex(held.claim.start)} to ` +
-          `${hex(held.claim.last)} in ${data.views[held.view].title}`);
-      } else {
-        say(`nothing on this map is called ${text}; what is disabled is in the trees only`);
-      }
+    const first = places[0];
+    const held = first && exactly(first, text) ? null : container(text);
+    if (!first && !held) {
+      say(`nothing on this map is called ${text}; what is disabled is in the trees only`);
       return;
     }
-    const first = places[0];
-    if (first.layer) {
+    if (held) {
+      say(`${text} answers nothing itself; it holds others from ${hex(held.claim.start)} to ` +
+        `${hex(held.claim.last)} in ${data.views[held.view].title}`);
+    } else if (first.layer) {
       say(`${nameOf(first.region)} is hidden wherever it lies`);
       show(first.view);
       clear();
@@ -328,7 +340,7 @@
     } else {
       explain(first.view, first.start);
     }
-    if (places.length > 1) {
+    if (places.length > 1 || (held && places.length)) {
       const items = make("ul");
       for (const place of places.slice(0, 40)) {
         const item = make("li");
