@@ -17,13 +17,17 @@ from qemuglue.witness.contract_table import ContractSizes
 from qemuglue.witness.contracts import AcceptsFacts, Learned
 from qemuglue.witness.probing import Probe
 
-#: A candidate: sizes as declared; the order is the order of preference.
-_CANDIDATES = tuple(
-    (valid_max, unaligned, impl_min, impl_max, impl_unaligned)
-    for impl_unaligned, unaligned, impl_min, impl_max, valid_max in product(
-        (False, True), (False, True), (0, 2, 4, 8), (0, 1, 2, 8), (0, 1, 2, 8)
-    )
-)
+#: A candidate: sizes as declared; the order is the order of preference. A smallest call that is
+#: larger than the largest one works (R3) and comes last.
+_CANDIDATES = tuple(sorted(
+    (
+        (valid_max, unaligned, impl_min, impl_max, impl_unaligned)
+        for impl_unaligned, unaligned, impl_min, impl_max, valid_max in product(
+            (False, True), (False, True), (0, 2, 4, 8), (0, 1, 2, 8), (0, 1, 2, 8)
+        )
+    ),
+    key=lambda candidate: candidate[2] > (candidate[3] or 4),
+))
 
 #: What was found for probes of the same shape: most devices of a machine behave alike.
 Cache = dict[object, Contract | None]
