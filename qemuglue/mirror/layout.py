@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from qemuglue.errors import ProgramError, ProtocolError
 from qemuglue.memory import AddressSpace, FlatView, MemoryRegion, MemoryRegionSection, RegionKind
 from qemuglue.program.layout import Layout, Range
+from qemuglue.qemu.mtree import TREE_COMMAND
 
 #: Region kinds in a layout's words; everything else is a device.
 _KINDS = {
@@ -24,7 +26,8 @@ def layout_of(
     memory: AddressSpace, io: AddressSpace | None, spaces: Sequence[AddressSpace]
 ) -> Layout:
     """``memory`` and ``io`` under those names, every other space under its own; a name that
-    repeats gets ``#k``, k from 1."""
+    repeats gets ``#k``, k from 1. Raises ProtocolError for a map that no program can be laid
+    out on, such as ports beyond 0xffff."""
     ranges = {_MEMORY: _ranges(memory.view, _MEMORY)}
     if io is not None:
         ranges[_IO] = _ranges(io.view, _IO)
@@ -36,7 +39,10 @@ def layout_of(
             count += 1
             name = f"{space.name}#{count}"
         ranges[name] = _ranges(space.view, name)
-    return Layout(ranges)
+    try:
+        return Layout(ranges)
+    except ProgramError as error:
+        raise ProtocolError(f"no map of a machine: {error}", channel=TREE_COMMAND) from None
 
 
 def _ranges(view: FlatView, space: str) -> list[Range]:
