@@ -6,7 +6,7 @@ write that moves the region away or resets the machine, costs a fresh QEMU and n
 Written is what was read at the same place: of all values the one least likely to switch off or
 move what is being asked (0, where nothing was read). Where neither reads nor those writes tell
 the byte order, because the registers read the same backwards, up to four writes of 01 02 03 …
-follow, which no byte order leaves alone.
+follow, which no byte order leaves alone. 0 is written where a write starts a DMA.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from qemuglue.qemu.builds import Build
 from qemuglue.qemu.config import QemuConfig, VmMode, machine_name
 from qemuglue.witness.contract_table import Access, ContractRow, ContractTable
 from qemuglue.witness.describing import access_of, unknown
+from qemuglue.witness.dma import KICK_REGIONS
 from qemuglue.witness.explaining import Cache, explain, vetoes
 from qemuglue.witness.judge import Scene
 from qemuglue.witness.probe import follows_none, writes_only
@@ -217,12 +218,14 @@ class _Prober:
         if place is None:
             row.writes = Access(unknown="it is not in view of a fresh QEMU any more")
             return
+        if row.name in KICK_REGIONS:
+            self.drop()  # RAM at 0 must be as the machine has it: that is the command
         notes: list[str] = []
         asks = [self._valued(row, one) for one in
                 every_size(place, first_windows(place), is_write=True)]
         probes = self._gather(row, asks, notes)
         self._after_writes(notes)
-        if probes and not row.reads.order:
+        if probes and not row.reads.order and row.name not in KICK_REGIONS:
             probes += self._pattern(row, place, probes, notes)
         row.writes = self._explained(row, probes, [], notes, is_write=True)
         if row.kind is RegionKind.ROM_DEVICE and not row.reads.known:
@@ -230,7 +233,10 @@ class _Prober:
         self._after_writes(notes)
 
     def _valued(self, row: _Row, one: Ask) -> Ask:
-        """The write, of what was read there."""
+        """The write, of what was read there; of 0 where a write starts a DMA (what was read is
+        no address: QEMU may take the machine's whole memory for its command)."""
+        if row.name in KICK_REGIONS:
+            return one
         order = self.session().face.order
         for probe in row.probes:
             if (probe.offset, probe.size) == (one.offset, one.size):

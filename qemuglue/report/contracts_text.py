@@ -72,11 +72,30 @@ def _drawn(rows: Iterable[ContractRow]) -> Table:
                  "own veto"):
         drawn.add_column(name, no_wrap=name != "own veto",
                          justify="right" if name in ("address", "size") else "left")
-    for row in rows:
-        for index, (name, access) in enumerate(_directions(row)):
-            first = [f"{row.address:#x}", f"{row.size:#x}", row.name] if not index else [""] * 3
-            drawn.add_row(*map(Text, first), *_cells(name, access))
+    for group in _alike(rows):
+        row = group[0]
+        name = row.name if len(group) == 1 else (
+            f"{row.name} ({len(group)}, up to {group[-1].address:#x})"
+        )
+        for index, (direction, access) in enumerate(_directions(row)):
+            first = [f"{row.address:#x}", f"{row.size:#x}", name] if not index else [""] * 3
+            drawn.add_row(*map(Text, first), *_cells(direction, access))
     return drawn
+
+
+def _alike(rows: Iterable[ContractRow]) -> Iterator[list[ContractRow]]:
+    """Rows one after the other that differ in nothing but where they are."""
+    group: list[ContractRow] = []
+    for row in rows:
+        if group and not (
+            (row.name, row.size) == (group[0].name, group[0].size)
+            and row.reads.same(group[0].reads) and row.writes.same(group[0].writes)
+        ):
+            yield group
+            group = []
+        group.append(row)
+    if group:
+        yield group
 
 
 def _directions(row: ContractRow) -> list[tuple[str, Access]]:
