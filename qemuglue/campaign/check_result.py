@@ -62,8 +62,9 @@ class Known:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MapResult:
     """The mirror as it was taken. ``views`` are QEMU's; ``plain`` of them were equal before
-    anything was inferred, ``exact`` in the end. ``started_with`` is the generated image that the
-    machine wanted to start ("a blank 16 KiB -bios"), "" for none."""
+    anything was inferred or known by name (``mirror/known.py``), ``exact`` in the end. Facts
+    ``known`` by name are not among the ``inferred``. ``started_with`` is the generated image that
+    the machine wanted to start ("a blank 16 KiB -bios"), "" for none."""
 
     spaces: int = 0
     ranges: int = 0
@@ -71,6 +72,7 @@ class MapResult:
     exact: int = 0
     plain: int = 0
     inferred: Inference = NOTHING
+    known: Inference = NOTHING
     differences: tuple[str, ...] = ()
     started_with: str = ""
 
@@ -120,6 +122,6 @@ def map_result(mirror: Mirror) -> MapResult:
     return MapResult(
         spaces=len(mirror.spaces), ranges=sum(len(view) for view in views.values()),
         views=mirror.score.total, exact=mirror.score.exact, plain=mirror.plain.exact,
-        inferred=mirror.inference,
+        inferred=mirror.inference, known=mirror.known,
         differences=tuple(str(difference) for difference in mirror.differences),
     )
