@@ -357,7 +357,8 @@ class _Comparison:
             times = f"{n} times " if n > 1 else ""
             notes.append(f"both builds end {times}alike: {signature}")
         for region, n in sorted(self.left_out.items()):
-            notes.append(f"{n} operations on {region} were left out: one had ended QEMU")
+            many = "operations" if n > 1 else "operation"
+            notes.append(f"{region} ended QEMU: {n} more {many} on it left out")
         if left:
             notes.append(f"{len(left)} operations were left out: QEMU had ended {MAX_DEATHS} times")
         return Outcomes(self.performed, self.unstable, tuple(self.changes), "", tuple(notes))
@@ -375,24 +376,25 @@ class _Comparison:
             self._compare(steps[number], a1, a2, b1, b2)
         if count == len(steps):
             return ()
-        self.fatal.update(self._regions(steps[count - 1]))
+        self.fatal.update(self._regions(steps[count - 1])[:1])
         kept = []
         for step in steps[count:]:
-            met = sorted(self._regions(step) & self.fatal)
+            met = [place for place in self._regions(step) if place in self.fatal]
             if met:
                 self.left_out[met[0][1]] += 1
             else:
                 kept.append(step)
         return tuple(kept)
 
-    def _regions(self, step: Step) -> set[tuple[str, str]]:
-        """Regions (space, name) that an access touches at its two ends."""
+    def _regions(self, step: Step) -> list[tuple[str, str]]:
+        """Regions (space, name) that an access touches at its two ends, devices first."""
         op, address = step
         space = op.info.space or MEMORY
         mask = PORT_MAX if space == IO else ADDRESS_MASK
         ends = (address, (address + op.size - 1) & mask)
-        names = {self.plan.layout.range_at(end, space).region for end in ends}
-        return {(space, name) for name in names if name}
+        found = [self.plan.layout.range_at(end, space) for end in ends]
+        found.sort(key=lambda each: each.kind == "container-io")
+        return [(space, each.region) for each in found if each.region]
 
     def _compare(self, step: Step, a1: Outcome, a2: Outcome, b1: Outcome, b2: Outcome) -> None:
         self.performed += 1

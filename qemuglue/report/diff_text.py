@@ -32,6 +32,8 @@ MAX_NAMES = 3
 #: Lines under one set of machines, and sets of machines, unless one machine alone is told of.
 MAX_LINES = 12
 MAX_SETS = 40
+#: Lines of a section whose changes come one by one.
+MAX_CHANGES = 60
 #: Machines that came or went, named on one line.
 MAX_CENSUS = 40
 
@@ -138,7 +140,8 @@ def print_diff(
         if groups[section]:
             _say(console, "")
             _say(console, heading, style)
-            for text in _told(groups[section], whole):
+            told = _by_machines if section in _BY_MACHINES else _by_change
+            for text in told(groups[section], whole):
                 _say(console, text)
     console.print()
     for text in _soft(results, options):
@@ -157,6 +160,9 @@ _SECTIONS = (
     ("Not compared", "bold", "uncompared"),
     ("Notes", "bold", "note"),
 )
+#: Sections in which machines have the same changes together; a program meets now this device,
+#: now that one, and there the change comes first.
+_BY_MACHINES = frozenset({"error", "visible", "hidden"})
 
 
 def _say(console: Console, text: str, style: str = "") -> None:
@@ -245,7 +251,18 @@ def _outcome(change: OutcomeChange) -> tuple[str, str]:
             f"{change.operation}: {change.before} -> {change.after}")
 
 
-def _told(groups: dict[str, _Group], whole: bool) -> Iterator[str]:
+def _by_change(groups: dict[str, _Group], whole: bool) -> Iterator[str]:
+    """Changes, those of most machines first, each with its machines."""
+    ordered = sorted(groups.values(), key=lambda group: -len(group.places))
+    for group in ordered[: None if whole else MAX_CHANGES]:
+        first, *rest = _group_lines(group, "  ")
+        yield first if whole else f"{first}: on {_machines(sorted(group.places))}"
+        yield from rest
+    if not whole and len(ordered) > MAX_CHANGES:
+        yield f"  and {len(ordered) - MAX_CHANGES} more (--json has all)"
+
+
+def _by_machines(groups: dict[str, _Group], whole: bool) -> Iterator[str]:
     """Sets of machines, the largest first; under each its changes."""
     sets: defaultdict[tuple[str, ...], list[_Group]] = defaultdict(list)
     for group in groups.values():
@@ -255,7 +272,7 @@ def _told(groups: dict[str, _Group], whole: bool) -> Iterator[str]:
         if not whole:
             yield f"  on {_machines(machines)}:"
         for group in mine[: None if whole else MAX_LINES]:
-            yield from _group_lines(group)
+            yield from _group_lines(group, "  " if whole else "    ")
         if not whole and len(mine) > MAX_LINES:
             yield f"    and {len(mine) - MAX_LINES} more (--json has all)"
     if not whole and len(ordered) > MAX_SETS:
@@ -272,18 +289,18 @@ def _machines(names: Sequence[str]) -> str:
     return f"{len(names)} machines ({shown} and {len(names) - MAX_NAMES} more)"
 
 
-def _group_lines(group: _Group) -> Iterator[str]:
+def _group_lines(group: _Group, indent: str) -> Iterator[str]:
     first = next(iter(group.places.values()))
     most = max(map(len, group.places.values()))
     place = first[0]
     like = f" ({most} alike)" if most > 1 else ""
     if " -> " in place:  # an operation with what came of it
-        yield f"    {group.told}{like}"
-        yield f"      first: {place}"
+        yield f"{indent}{group.told}{like}"
+        yield f"{indent}  first: {place}"
     elif place:
-        yield f"    {place}: {group.told}{like}"
+        yield f"{indent}{place}: {group.told}{like}"
     else:
-        yield f"    {group.told}{like}"
+        yield f"{indent}{group.told}{like}"
 
 
 def _soft(results: Sequence[MachineDiff], options: DiffOptions) -> Iterator[str]:
