@@ -131,6 +131,8 @@ def _contracts(args: argparse.Namespace, build: Build) -> Contracts:
         return Contracts()
     from qemuglue.campaign.contracting import probe_machine
 
+    progress("asking the devices of a second QEMU what accesses they take "
+             "(--no-contracts leaves it out)")
     try:
         return Contracts(probe_machine(build, args.machine, args.qemu_args))
     except (QemuFailure, EnvironmentFailure) as error:

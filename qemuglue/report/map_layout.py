@@ -14,6 +14,7 @@ same bytes as a card before it, and a root that answers wherever nothing else do
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -39,6 +40,8 @@ _STICKS_OUT = (0, 190, 140, 105, 84)
 #: Layers drawn behind the first; what lies deeper is only told.
 MAX_BEHIND = len(_STICKS_OUT) - 1
 
+#: Boxes of one region that are looked at for bytes in common.
+MAX_TWINS = 64
 #: Ends of owners' paths that tell nothing.
 _NO_OWNERS = ("unattached", "machine")
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
@@ -96,10 +99,30 @@ class Picture:
     layers: int
     height: float
     deeper: tuple[tuple[Row, int], ...]
+    _starts: tuple[int, ...]
+    _shown: dict[MemoryRegion, list[Box]]
 
-    def row_at(self, addr: int) -> Row:
-        """The row that holds ``addr``."""
-        return next(row for row in self.rows if row.start <= addr <= row.last)
+    def rows_of(self, box: Box) -> tuple[Row, ...]:
+        """The rows a box stands in."""
+        first = bisect_left(self._starts, box.start)
+        return self.rows[first : bisect_right(self._starts, box.last)]
+
+    def twins(self, box: Box) -> list[Box]:
+        """The other boxes of layer 0 that show bytes of the region which ``box`` shows too, in
+        order of their offsets."""
+        boxes = self._shown.get(box.region, [])
+        last = box.offset + box.size - 1
+        at = bisect_right(boxes, last, key=_offset)
+        found: list[Box] = []
+        # Ranges of one region overlap rarely: whoever reaches so far stands near.
+        for other in reversed(boxes[max(at - MAX_TWINS, 0) : at]):
+            if other.offset + other.size > box.offset and other.start != box.start:
+                found.append(other)
+        return found[::-1]
+
+
+def _offset(box: Box) -> int:
+    return box.offset
 
 
 def lay_out(names: Sequence[str], space: AddressSpace) -> Picture:
@@ -122,8 +145,11 @@ def lay_out(names: Sequence[str], space: AddressSpace) -> Picture:
     ] + _answering(rows, found, space.view.sections, behind, root)
     deeper = tuple((row, len(row.stack) - 1 - MAX_BEHIND) for row in rows
                    if len(row.stack) - 1 > MAX_BEHIND)
+    shown: dict[MemoryRegion, list[Box]] = {}
+    for box in sorted((box for box in boxes if not box.layer), key=_offset):
+        shown.setdefault(box.region, []).append(box)
     return Picture(tuple(names), space.root.name, tuple(found), tuple(rows), tuple(boxes),
-                   behind, y, deeper)
+                   behind, y, deeper, tuple(row.start for row in rows), shown)
 
 
 def _merged(

@@ -213,15 +213,10 @@ def tip(picture: Picture, box: Box, contracts: Contracts) -> list[str]:
         lines.append("hidden by " + _named(above))
     if over:
         lines.append("hides " + _named(over))
-    elsewhere = [
-        other for other in picture.boxes
-        if not other.layer and other.region is box.region and other.start != box.start
-        and other.offset <= to and box.offset <= other.offset + other.size - 1
-    ]
-    if elsewhere and not box.layer:
-        lines.append("the same bytes also answer at " + _named(
-            [f"{max(other.start, other.start + box.offset - other.offset):#x}"
-             for other in elsewhere]))
+    twins = [] if box.layer else picture.twins(box)
+    if twins:
+        lines.append("the same bytes also answer at " + _named([
+            f"{other.start + max(box.offset - other.offset, 0):#x}" for other in twins]))
     if box.type not in ("ram", "rom"):
         known = contracts.of(box.region, box.type == "romd")
         if known.contract is not None:
@@ -237,9 +232,7 @@ def _others(picture: Picture, box: Box) -> tuple[list[str], list[str]]:
     """Names of what lies behind a box, and before it."""
     over: dict[str, None] = {}
     above: dict[str, None] = {}
-    for row in picture.rows:
-        if row.last < box.start or row.start > box.last:
-            continue
+    for row in picture.rows_of(box):
         above.update((picture.claims[n].region.name, None) for n in row.stack[:box.layer])
         over.update((picture.claims[n].region.name, None) for n in row.stack[box.layer + 1:])
     return list(over), list(above)

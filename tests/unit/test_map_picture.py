@@ -148,6 +148,18 @@ def test_what_is_hidden_lies_behind() -> None:
     assert heading(picture)[1] == "5 ranges, 4 hidden"
 
 
+def test_the_same_bytes_elsewhere_are_told() -> None:
+    picture = pictures(stored("11.1-x86_64-q35"))
+    box = next(box for each, _ in picture for box in each.boxes if box.start == 0xE0000)
+    owner = next(each for each, _ in picture if box in each.boxes)
+    assert [twin.start for twin in owner.twins(box)] == [0xFFFC0000]
+    assert "the same bytes also answer at 0xfffe0000" in tip(owner, box, Contracts())
+    [twin] = owner.twins(box)
+    assert "the same bytes also answer at 0xe0000" in tip(owner, twin, Contracts())
+    ram = next(box for box in owner.boxes if box.region.name == "pc.ram" and not box.layer)
+    assert owner.twins(ram) == []
+
+
 def test_more_layers_than_there_is_room_for_are_counted() -> None:
     root = MemoryRegion.container_of("root", TOP)
     root.add_subregion(0x10000, MemoryRegion.ram("else", 0x1000))
