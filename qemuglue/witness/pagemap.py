@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from qemuglue.errors import ProtocolError
+
 PAGE = 4096
 
 #: An entry is eight bytes in this host's order (x86-64 and every Linux of today but s390x are
@@ -40,30 +42,39 @@ class PageMap:
         made = cls(pid, host, size)
         try:
             list(made.present())
-        except OSError:
+        except ProtocolError:
             return None
         return made
 
     def present(self) -> Iterator[tuple[int, int]]:
         """(offset, size) of the runs of pages that are there, in order, inside ``size``.
 
-        :raise OSError: the process is gone, or the kernel does not tell.
+        :raise ProtocolError: the process is gone, or the kernel does not tell.
         """
-        pages = (self.size + PAGE - 1) // PAGE
-        found = bytearray()
-        with Path(f"/proc/{self.pid}/pagemap").open("rb", buffering=0) as file:
-            for first in range(0, pages, _PAGES):
-                want = min(_PAGES, pages - first) * _ENTRY
-                raw = os.pread(file.fileno(), want, (self.host // PAGE + first) * _ENTRY)
-                if len(raw) != want:
-                    raise OSError("the page map ends early")
-                found += raw[_ENTRY - 1 :: _ENTRY].translate(_THERE)
+        found = self._flags()
         at = found.find(1)
         while at >= 0:
             stop = found.find(0, at)
             stop = len(found) if stop < 0 else stop
             yield at * PAGE, min(stop * PAGE, self.size) - at * PAGE
             at = found.find(1, stop)
+
+    def _flags(self) -> bytearray:
+        """A byte a page: 1 where it is there."""
+        pages = (self.size + PAGE - 1) // PAGE
+        found = bytearray()
+        try:
+            with Path(f"/proc/{self.pid}/pagemap").open("rb", buffering=0) as file:
+                for first in range(0, pages, _PAGES):
+                    want = min(_PAGES, pages - first) * _ENTRY
+                    raw = os.pread(file.fileno(), want, (self.host // PAGE + first) * _ENTRY)
+                    if len(raw) != want:
+                        raise OSError("it ends early")
+                    found += raw[_ENTRY - 1 :: _ENTRY].translate(_THERE)
+        except OSError as error:
+            path = f"/proc/{self.pid}/pagemap"
+            raise ProtocolError(error.strerror or str(error), channel=path) from None
+        return found
 
 
 def _is_private(pid: int, host: int, size: int) -> bool:

@@ -9,6 +9,7 @@ import tempfile
 
 import pytest
 
+from qemuglue.errors import ProtocolError
 from qemuglue.witness.pagemap import PAGE, PageMap
 
 SIZE = 64 * PAGE
@@ -60,5 +61,5 @@ def test_what_is_not_mapped_or_gone() -> None:
     assert PageMap.of(os.getpid(), address(memory) + 8, PAGE) is None, "not a page's start"
     assert PageMap.of(os.getpid(), 0, PAGE) is None
     assert PageMap.of(0, address(memory), PAGE) is None
-    with pytest.raises(OSError):
+    with pytest.raises(ProtocolError, match="pagemap: No such file"):
         list(PageMap(0, 0, PAGE).present())
