@@ -93,6 +93,7 @@ def guess(
     children: list[MemoryRegion], addresses: dict[MemoryRegion, tuple[int, int]]
 ) -> list[MemoryRegion]:
     """The order of regions nothing is known about. Boards add regions by and large in address
-    order, and the newest lies on top: the higher address first. (Stable: equal addresses keep
-    the print order, which is true.)"""
-    return sorted(children, key=lambda child: -addresses[child][0])
+    order, and the newest lies on top: the higher address first. What is switched off belongs
+    to devices that a guest sets up, and those are added after the board's own. (Stable: equal
+    addresses keep the print order, which is true.)"""
+    return sorted(children, key=lambda child: (child.enabled, -addresses[child][0]))
