@@ -1,8 +1,10 @@
 """What a device was told to write into guest memory, decoded from the program itself.
 
-Only such ranges may be *adopted*: taken over from QEMU without a divergence. So far one device
-is decoded: QEMU's firmware configuration (fw_cfg), whose DMA runs inside the register write.
-Source: QEMU ``docs/specs/fw_cfg.rst`` and ``fw_cfg_dma_transfer``.
+Only such ranges may be *adopted*: taken over from QEMU without a divergence. Two devices are
+decoded: QEMU's firmware configuration (fw_cfg), whose DMA runs inside the register write, and
+the bit-band of Arm's M profile, whose every write changes a bit elsewhere.
+Sources: QEMU ``docs/specs/fw_cfg.rst`` and ``fw_cfg_dma_transfer``; ``bitband_write`` in
+``hw/arm/armv7m.c``.
 """
 
 from __future__ import annotations
@@ -15,6 +17,16 @@ from qemuglue.memory.region import MASK64, MemoryRegion
 
 #: Regions whose writes start a DMA that is decoded here.
 KICK_REGIONS = frozenset({"fwcfg.dma"})
+
+#: Where each bit of a megabyte of memory is a word of its own.
+BITBAND = "bitband"
+
+#: Regions whose accesses their device passes on to another address space, where they leave lines
+#: of their own: bit-bands, and the PCI ports of the PReP boards (``raven_io_read``).
+FORWARDERS = frozenset({BITBAND, "pci-io-non-contiguous", "pci-io"})
+
+#: The bit-band lies so far behind the memory it shows.
+_BITBAND_AWAY = 0x0200_0000
 
 #: Bit 1 of the control word: copy from the configuration into guest memory.
 _READ = 0x02
@@ -74,6 +86,16 @@ def ranges(
         length = int.from_bytes(header[4:8], "big")
         if control & _READ:
             yield from _ram(memory, int.from_bytes(header[8:16], "big"), length)
+
+
+def bitband_ranges(
+    written: list[tuple[MemoryRegion, int, int]], memory: AddressSpace
+) -> Iterator[tuple[MemoryRegion, int, int]]:
+    """(region, offset, size) of RAM that writes of (bit-band, offset, size) changed: the bytes
+    that hold the bit, read and written back as wide as the access was."""
+    for region, offset, size in written:
+        base = region.absolute() - _BITBAND_AWAY
+        yield from _ram(memory, base + (offset >> 5) & -size & MASK64, size)
 
 
 def floods(dma: FwCfgDma, memory: AddressSpace, offset: int, data: bytes) -> bool:

@@ -26,7 +26,7 @@ from qemuglue.memory.region import MAX_SIZE, MemoryRegion, RegionKind
 from qemuglue.memory.rules import Rules
 from qemuglue.qemu.events import Event, describe
 from qemuglue.qemu.events import Kind as EventKind
-from qemuglue.witness.dma import KICK_REGIONS, Kick
+from qemuglue.witness.dma import BITBAND, FORWARDERS, KICK_REGIONS, Kick
 
 MASK64 = MAX_SIZE - 1
 
@@ -103,6 +103,8 @@ class Evidence:
         self.swallowed = False
         #: Writes that started a DMA, since the last batch.
         self.kicks: list[Kick] = []
+        #: Writes to a bit-band (region, offset, size), since the last batch.
+        self.bits: list[tuple[MemoryRegion, int, int]] = []
         #: Writes to ROM devices (region, offset), since the last batch: the device may have
         #: programmed or erased its memory.
         self.stored: list[tuple[MemoryRegion, int]] = []
@@ -144,6 +146,7 @@ class Evidence:
         self.mismatch = None
         self.topology = False
         self.kicks.clear()
+        self.bits.clear()
         self.stored.clear()
         self.last_name = ""  # whoever was called last has had its time: a kick ends its batch
 
@@ -288,8 +291,10 @@ class Evidence:
                     self.kicks.append(Kick(region, offset, size, value))
                 if value is not None and region.kind is RegionKind.ROM_DEVICE:
                     self.stored.append((region, offset))
+                if value is not None and region.name == BITBAND:
+                    self.bits.append((region, offset, size))
                 return event
-            if not self._pass_by(event):
+            if not self._pass_by(event, forwarder=region.name in FORWARDERS):
                 break
         if is_write and EVENTFD_REGIONS.fullmatch(region.name):
             # What was stepped over in search of it belongs to what comes next.
@@ -336,12 +341,13 @@ class Evidence:
             refusal.size_min == contract.valid_min and refusal.size_max == contract.valid_max
         )
 
-    def _pass_by(self, event: Event) -> bool:
-        """Step over an event that is nobody's piece; False when it may not be stepped over."""
+    def _pass_by(self, event: Event, *, forwarder: bool = False) -> bool:
+        """Step over an event that is nobody's piece; False when it may not be stepped over.
+        A ``forwarder``'s own line comes behind those of the read that it passes on."""
         if event.kind is _TOPOLOGY:
             self.topology = True
         elif event.kind is not _OTHER:
-            if not self._is_side(event):
+            if not forwarder and not self._is_side(event):
                 return False
             pair = f"{self.last_name} -> {event.name or 'unassigned'}"
             self.sides[pair] += 1
@@ -351,7 +357,7 @@ class Evidence:
 
     def _is_side(self, event: Event) -> bool:
         name = event.name or ""
-        if self.last_name in KICK_REGIONS:
+        if self.last_name in KICK_REGIONS or self.last_name in FORWARDERS:
             return True
         if event.refusal is not None and not name:
             # A device's own DMA to where nothing is. The operation's own refusals lie inside

@@ -232,6 +232,7 @@ class BatchJudge:
                 self.tally.verbs[op.verb] += 1
                 cells[kind, Verdict.UNJUDGED] += 1
                 self.tally.reasons[why] += 1
+                self._adopt_touched(op, addr, sections)
                 return None
         self._shape.clear()
         session.learnt_now = False
@@ -272,6 +273,16 @@ class BatchJudge:
         else:
             cells[kind, Verdict.MATCH] += 1
         return None
+
+    def _adopt_touched(
+        self, op: Operation, addr: int, sections: Sequence[MemoryRegionSection]
+    ) -> None:
+        """Take over the memory that an operation wrote and nobody could judge."""
+        at, left = addr, op.size
+        for section in sections:
+            n = min(left, section.start + section.size - at)
+            self.session.ram.adopt_range(section.region, at - section.start + section.offset, n)
+            at, left = (at + n) & MASK64, left - n
 
     def _other_order(
         self, op: Operation, addr: int, sections: Sequence[MemoryRegionSection], before: int,

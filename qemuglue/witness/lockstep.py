@@ -19,7 +19,7 @@ from qemuglue.memory.region import RegionKind
 from qemuglue.program.operation import Operation
 from qemuglue.qemu.events import Kind as EventKind
 from qemuglue.qemu.qtest import QtestDied, QtestHang
-from qemuglue.witness.dma import KICK_REGIONS, LONGEST, floods, ranges
+from qemuglue.witness.dma import KICK_REGIONS, LONGEST, bitband_ranges, floods, ranges
 from qemuglue.witness.face import SIZED_READS, SIZED_WRITES, encode_all
 from qemuglue.witness.judging import READS, BatchJudge, Suspicion
 from qemuglue.witness.oddities import reason
@@ -330,7 +330,7 @@ class LockStep:
         self.tally.side_accesses.update(evidence.sides)
         evidence.sides.clear()
         changed = evidence.topology
-        if evidence.kicks:
+        if evidence.kicks or evidence.bits:
             self._adopt_kicked()
         if evidence.stored:
             self._adopt_stored()
@@ -360,9 +360,10 @@ class LockStep:
         """Take over what devices wrote where the program told them to."""
         session = self.session
         adopted = False
-        for region, offset, size in list(
-            ranges(session.dma, session.evidence.kicks, session.mirror.memory)
-        ):
+        memory, evidence = session.mirror.memory, session.evidence
+        for region, offset, size in [
+            *ranges(session.dma, evidence.kicks, memory), *bitband_ranges(evidence.bits, memory),
+        ]:
             adopted = session.ram.adopt_range(region, offset, size) or adopted
         if adopted:
             self.tally.cells[Kind.RAM, Verdict.ADOPTED] += 1

@@ -219,7 +219,7 @@ class RamWitness:
         if source is None or not isinstance(backing, TrackedBacking):
             return False
         theirs = source.read(offset, min(size, region.size - offset))
-        if backing.data[offset : offset + len(theirs)] == theirs:
+        if bytes(backing.data[offset : offset + len(theirs)]) == theirs:  # a view compares slowly
             return False
         backing.data[offset : offset + len(theirs)] = theirs
         backing.filled.append((offset, len(theirs)))

@@ -317,7 +317,7 @@ class Session:
     def dma_suspects(self) -> list[str]:
         """Devices whose own address space shows RAM: they could write it by themselves, and
         nothing here decodes what they were told to do."""
-        passive = {"memory", "I/O"}
+        passive = {"memory", "I/O", "bitband-source"}
         return sorted(
             {
                 space.name for space in self.mirror.spaces

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from witness_events import device, space_of
 
 from qemuglue.memory import AddressSpace, ByteBacking, MemoryRegion
-from qemuglue.witness.dma import LONGEST, FwCfgDma, Kick, floods, ranges
+from qemuglue.witness.dma import LONGEST, FwCfgDma, Kick, bitband_ranges, floods, ranges
 
 RAM = 0x10000
 READ, WRITE, SKIP = 0x02, 0x10, 0x04
@@ -153,3 +153,18 @@ def test_whatever_the_guest_says_ranges_lie_inside_regions(
     found = list(ranges(FwCfgDma(), kicks(register, at if seed % 4 else start), space))
     for region, offset, size in found:
         assert 0 <= offset < region.size and 0 < size <= region.size - offset
+
+
+@pytest.mark.parametrize(("offset", "size", "expected"), [
+    (0x0, 1, (0x0, 1)), (0x4, 1, (0x0, 1)), (0x20, 1, (0x1, 1)), (0x7C, 4, (0x0, 4)),
+    (0x80, 4, (0x4, 4)), (0x1FFFE0, 2, (0xFFFE, 2)),
+])
+def test_a_bit_band_changes_the_bytes_that_hold_the_bit(
+    offset: int, size: int, expected: tuple[int, int],
+) -> None:
+    ram, band = MemoryRegion.ram("sram", RAM, ByteBacking(RAM)), device("bitband", 0x2000000)
+    space = space_of((0x20000000, ram), (0x22000000, band))
+    [(region, *found)] = bitband_ranges([(band, offset, size)], space)
+    assert region is ram and tuple(found) == expected
+    beyond = bitband_ranges([(band, 0x1000000, size)], space)
+    assert list(beyond) == [], "nothing to adopt where no RAM is"
