@@ -299,6 +299,11 @@ class _Kept(Generic[_T]):
             self._lines -= len(self._known.popitem(last=False)[0])
         return found
 
+    def clear(self) -> None:
+        """Forget all."""
+        self._known.clear()
+        self._lines = 0
+
 
 @_Kept
 def _listing(block: tuple[str, ...], first_line: int) -> tuple[Listing, int]:
