@@ -50,6 +50,8 @@ REFRESHES = 24
 PATTERN = bytes(range(1, 9))
 #: Accesses with that pattern.
 PATTERN_WRITES = 4
+#: Why nothing is known of a direction that nobody wanted to know about.
+NOT_ASKED = "not asked"
 #: CFI commands that take a flash out of ROMD mode: read status, read identity.
 LEAVE_ROMD = (0x70, 0x90)
 
@@ -96,8 +98,8 @@ class _Row:
         self.space = "I/O" if place.ports else "memory"
         self.address = min(section.start for section in place.sections)
         self.probes: list[Probe] = []
-        self.reads = Access(unknown="not asked")
-        self.writes = Access(unknown="not asked")
+        self.reads = Access(unknown=NOT_ASKED)
+        self.writes = Access(unknown=NOT_ASKED)
         self.contract: Contract | None = None
 
     def row(self) -> ContractRow:

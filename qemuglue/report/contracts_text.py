@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from qemuglue.campaign.contracting import NOT_ASKED
 from qemuglue.witness.contract_table import (
     AcceptedRange,
     Access,
@@ -102,6 +103,8 @@ def _directions(row: ContractRow) -> list[tuple[str, Access]]:
     """Reads and writes, once if they say the same."""
     if row.reads.same(row.writes):
         return [("both", row.reads)]
+    if row.writes.unknown == NOT_ASKED:
+        return [("reads", row.reads)]
     return [("reads", row.reads), ("writes", row.writes)]
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field, replace
 
 from qemuglue.memory.contract import Contract, Endian
-from qemuglue.mirror.identity import RegionKey
+from qemuglue.mirror import RegionKey
 from qemuglue.witness.contract_table import Accepts, ContractRow, ContractTable
 
 #: (offset, size, is_write) -> accepted?
@@ -23,13 +23,15 @@ AcceptsFacts = dict[tuple[int, int, bool], bool]
 class Learned:
     """What is known of one region's contract. ``contract`` has no ``accepts`` of its own.
     ``reads`` and ``writes`` are the device's veto as it was asked for all over the region; None
-    where it was not (``accepts`` has the single facts)."""
+    where it was not (``accepts`` has the single facts). ``unrefused`` has the directions (False
+    reads, True writes) in which probes met no veto."""
 
     contract: Contract
     endian_known: bool = False
     accepts: AcceptsFacts = field(default_factory=dict)
     reads: Accepts | None = None
     writes: Accepts | None = None
+    unrefused: frozenset[bool] = frozenset()
 
     @property
     def has_veto(self) -> bool:
@@ -48,6 +50,8 @@ class Learned:
     def guess(self, offset: int, size: int, is_write: bool) -> bool | None:
         """What its neighbours say, or the other direction: good enough to be proved right,
         never to accuse QEMU."""
+        if is_write in self.unrefused:
+            return True
         mine, other = (self.reads, self.writes) if not is_write else (self.writes, self.reads)
         veto = mine if mine is not None else other
         return None if veto is None else veto(offset, size)
@@ -141,9 +145,13 @@ def learned_of(row: ContractRow) -> Learned | None:
     if access.sizes is None:
         return None
     order = row.reads.order or row.writes.order
+    unrefused = frozenset(
+        is_write for is_write, each in ((False, row.reads), (True, row.writes))
+        if each.known and each.accepts is None
+    )
     return Learned(
         access.sizes.contract(_ENDIAN[order]), bool(order), {}, row.reads.accepts,
-        row.writes.accepts,
+        row.writes.accepts, unrefused,
     )
 
 

@@ -135,8 +135,8 @@ def _search(known: Answers, sizes: list[int], ask: Asker, is_write: bool) -> Non
 
 
 def _ranges(known: Answers, size: int, complete: bool) -> Iterator[AcceptedRange]:
-    """The accepted offsets of one size as progressions. Where not all was asked, a gap between
-    two pairs of accepted neighbours counts as accepted."""
+    """The accepted offsets of one size as progressions. Where not all was asked, a gap counts as
+    accepted between a run of accepted neighbours and another accepted offset."""
     asked = sorted(offset for each, offset in known if each == size)
     runs: list[list[int]] = []  # [first, last], all of natural step
     for index, offset in enumerate(asked):
@@ -144,9 +144,7 @@ def _ranges(known: Answers, size: int, complete: bool) -> Iterator[AcceptedRange
             continue
         joined = bool(runs) and index > 0 and runs[-1][1] == asked[index - 1]
         near = joined and offset - asked[index - 1] == size
-        wide = joined and not complete and runs[-1][1] > runs[-1][0] and (
-            known.get((size, offset + size), False)
-        )
+        wide = joined and not complete and runs[-1][1] > runs[-1][0]
         if near or wide:
             runs[-1][1] = offset
         else:

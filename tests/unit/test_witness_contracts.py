@@ -3,17 +3,34 @@
 from __future__ import annotations
 
 from qemuglue.memory import Contract, Endian
-from qemuglue.witness.contracts import AcceptsFacts, Learned, Veto, with_endian
+from qemuglue.mirror.identity import RegionKey
+from qemuglue.witness.contract_table import (
+    AcceptedRange,
+    Accepts,
+    Access,
+    ContractRow,
+    ContractSizes,
+    ContractTable,
+)
+from qemuglue.witness.contracts import (
+    AcceptsFacts,
+    Learned,
+    Veto,
+    contracts_of,
+    key_of,
+    learned_of,
+    with_endian,
+)
 
-Access = tuple[int, int, bool]
+Asking = tuple[int, int, bool]
 
 
 class Watched:
     """A veto over ``facts`` that counts what it asks and tells."""
 
-    def __init__(self, facts: AcceptsFacts, refuses: set[Access] = frozenset()) -> None:  # type: ignore[assignment]
+    def __init__(self, facts: AcceptsFacts, refuses: set[Asking] = frozenset()) -> None:  # type: ignore[assignment]
         self.learned = Learned(Contract(), accepts=facts)
-        self.asked: list[Access] = []
+        self.asked: list[Asking] = []
         self.told = 0
         self.refuses = set(refuses)
         self.veto = Veto(self.learned, self._refused_next, self._on_learnt)
@@ -77,3 +94,67 @@ def test_the_byte_order_alone_is_changed() -> None:
     assert with_endian(contract, True).endian is Endian.BIG
     assert with_endian(with_endian(contract, True), False) == Contract(
         valid_min=2, valid_max=8, impl_max=8, endian=Endian.LITTLE)
+
+
+def asked_all_over() -> Learned:
+    """Reads of four at 0 and 8 of sixteen bytes are accepted, all asked."""
+    veto = Accepts((AcceptedRange(4, 0, 8, 8),), True, ((0, 15),))
+    return Learned(Contract(), reads=veto)
+
+
+def test_what_was_asked_all_over_is_binding_without_evidence() -> None:
+    watched = Watched({}, {(0, 4, False)})
+    watched.learned.reads = asked_all_over().reads
+    veto = Veto(watched.learned, watched._refused_next, watched._on_learnt)
+    assert veto.vetoing and veto(0, 4, False) and not veto(4, 4, False)
+    assert not watched.asked and not watched.told
+
+
+def test_the_other_direction_is_guessed_and_checked() -> None:
+    watched = Watched({}, {(4, 4, True)})
+    watched.learned.reads = asked_all_over().reads
+    veto = Veto(watched.learned, watched._refused_next, watched._on_learnt)
+    assert veto(0, 4, True) and not veto(4, 4, True)
+    assert len(watched.asked) == 2 and not watched.told, "as expected: nothing new was learnt"
+    assert veto(12, 4, True), "QEMU is right about what was guessed"
+    assert watched.told == 1
+    assert watched.learned.accepts == {(0, 4, True): True, (4, 4, True): False,
+                                       (12, 4, True): True}
+
+
+def test_without_evidence_nothing_is_frozen() -> None:
+    learned = asked_all_over()
+    told: list[int] = []
+    veto = Veto(learned, lambda *access: None, lambda: told.append(1))
+    assert veto(0, 4, True) and not veto(4, 4, True)
+    assert not learned.accepts and not told
+
+
+def row(**known: object) -> ContractRow:
+    told: dict[str, object] = {
+        "region": "/machine/a:b:dev#2", "name": "dev", "owner": "/machine/a:b", "size": 16,
+        "kind": "i/o", "space": "memory", "address": 0, "reads": Access(unknown="not asked"),
+        "writes": Access(unknown="not asked"), **known,
+    }
+    return ContractRow(**told)  # type: ignore[arg-type]
+
+
+def test_a_row_as_the_judge_takes_it() -> None:
+    sizes = ContractSizes(4, 8, False, 4, 8)
+    veto = asked_all_over().reads
+    known = row(reads=Access(sizes, "", accepts=veto), writes=Access(sizes, "big"))
+    learned = learned_of(known)
+    assert learned is not None and learned.endian_known and learned.has_veto
+    assert learned.contract == sizes.contract(Endian.BIG)
+    assert learned.told(4, 4, False) is False and learned.told(4, 4, True) is None
+    assert learned.guess(4, 4, True), "writes were asked and refused nothing"
+    assert key_of(known) == RegionKey("/machine/a:b", "dev", 2)
+    table = ContractTable("x/y", "b", "1", (), (known, row(region="/machine/a:b:dev")))
+    contracts = contracts_of(table)
+    assert len(contracts) == 1 and contracts.get(key_of(known)) is not None
+
+
+def test_writes_alone_tell_a_contract_too() -> None:
+    learned = learned_of(row(writes=Access(ContractSizes(), "")))
+    assert learned is not None and not learned.endian_known and not learned.has_veto
+    assert learned_of(row()) is None
