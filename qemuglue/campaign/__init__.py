@@ -10,6 +10,9 @@
 ``libfuzzer``     the Atheris entry, ``qemuglue-fuzz``; ``feedback`` its counters
 ``breeding``      mutation by operations for the random engine; ``corpus`` keeps inputs
 ``checking``      the check of one machine; ``check_result`` its outcome
-``bench``         judged operations a second; ``bench_model`` the model by itself
+``check_run``     many machines at a time; ``check_jobs`` what each worker does
+``schedule``      jobs in worker processes, whatever becomes of one
+``bench``         judged operations a second; ``bench_model`` the model by itself;
+                  ``bench_check`` the maps of all machines beside launching them
 ================  ==========================================================================
 """

@@ -114,7 +114,9 @@ def perform(job: CheckJob) -> CheckResult | Shown:
         result = _check(job)
         again = ended_from_outside(result)
         if again:
-            result = replace(result, status=Status.ERROR,
+            # Somebody is at it: that its ends showed again says nothing either.
+            kept = tuple(each for each in result.divergences if not _KILLED.match(each.signature))
+            result = replace(result, status=Status.ERROR, divergences=kept,
                              reason=f"QEMU was ended from outside, twice: {again}")
         else:
             note = f"QEMU was ended from outside ({why}), and the machine checked once more"

@@ -1,1 +1,1 @@
-"""What people and machines read: terminal, JSON, JUnit. Nothing here runs QEMU."""
+"""What people and machines read: terminal, JSON, JUnit, Markdown. Nothing here runs QEMU."""

@@ -69,7 +69,9 @@ def test_a_machine_whose_qemu_was_killed_is_checked_again(
 
 
 def test_killed_twice_is_an_error_and_never_not_started(outcomes: list[CheckResult]) -> None:
-    outcomes += [result(Status.NOT_STARTED, reason="QEMU was ended by SIGKILL")] * 2
+    ends = (replace(KILLED, confirmed=(3, 3)), CRASH)
+    outcomes += [result(Status.NOT_STARTED, reason="QEMU was ended by SIGKILL",
+                        divergences=ends, machine="x86_64/odd")] * 2
     found = performed()
     assert found.status == Status.ERROR
     assert found.reason == "QEMU was ended from outside, twice: QEMU was ended by SIGKILL"
