@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import secrets
 from contextlib import closing
 from functools import partial
@@ -79,6 +80,7 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from qemuglue.report.diff_junit import write_diff_junit
+    from qemuglue.report.diff_markdown import append_diff
     from qemuglue.report.diff_text import document, line, print_diff
     from qemuglue.report.junit import require_junit
 
@@ -104,13 +106,20 @@ def run(args: argparse.Namespace) -> int:
         interrupted = True
     order = {machine.full_name: number for number, machine in enumerate(machines)}
     results.sort(key=lambda result: order[result.machine])
+
+    def show(console: Console) -> None:
+        print_diff(before, after, census, results, options, console,
+                   everything=args.all or args.versioned, interrupted=interrupted)
+
     if args.junit is not None:
         write_diff_junit(args.junit, before, after, results)
+    page = io.StringIO()
+    show(Console(file=page, width=100))
+    append_diff(page.getvalue(), before, after, results)
     if args.json:
         print_json(document(before, after, census, results, options, interrupted=interrupted))
     else:
-        print_diff(before, after, census, results, options, Console(),
-                   everything=args.all or args.versioned, interrupted=interrupted)
+        show(Console())
     if interrupted:
         return Exit.INTERRUPTED
     return _exit(results, named=not (args.all or args.versioned))

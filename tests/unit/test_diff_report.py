@@ -26,6 +26,8 @@ from qemuglue.errors import UsageError
 from qemuglue.qemu.builds import Build
 from qemuglue.qemu.builds_machines import Machine
 from qemuglue.report.diff_junit import write_diff_junit
+from qemuglue.report.diff_markdown import append_diff
+from qemuglue.report.diff_markdown import page as markdown
 from qemuglue.report.diff_text import document, line, print_diff
 from qemuglue.witness.contract_table import ContractChange
 
@@ -38,6 +40,11 @@ RESIZED = MapChange(Subject.RANGE, Kind.RESIZED, "0xaf00-0xaf1f", "acpi-cpu-hotp
 HPET = ContractChange("valid sizes", "/q35:hpet", "hpet", "reads and writes", "4..4", "4..8")
 PL011 = OutcomeChange("pieces", "pl011", "device", "readb @0x9000ffc", 0x9000FFC, "read 1",
                       "read 4")
+
+
+@pytest.fixture(autouse=True)
+def no_summary(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
 
 
 def result(machine: str, *maps: MapChange, versioned: bool = False, **more: Any) -> MachineDiff:
@@ -134,6 +141,25 @@ def test_junit(tmp_path: Path) -> None:
         ["failure"], [], ["skipped"], ["error"]]
     with pytest.raises(UsageError, match="cannot be written"):
         write_diff_junit(tmp_path / "no" / "d.xml", A, B, [])
+
+
+def test_markdown_is_appended_fenced_and_short(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert append_diff("x", A, B, []) is False
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
+    results = [result("x86_64/pc-7.2", RESIZED, versioned=True)]
+    for _ in range(2):
+        assert append_diff("a ``` b\x1b[31m <b>", A, B, results)
+    text = (tmp_path / "summary.md").read_text()
+    assert text.count("### qemuglue diff: 1 versioned machine type broken") == 2
+    assert "````````text" not in text and "``````text\na ``` b?[31m <b>\n``````" in text
+    short = markdown("ä" * 5000, A, B, [], max_bytes=1000)
+    assert len(short.encode()) <= 1000 and "--json has all" in short and "no versioned" in short
+    assert markdown("x", A, B, [], max_bytes=10) == ""
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path))
+    with pytest.raises(UsageError, match="cannot be written"):
+        append_diff("x", A, B, [])
 
 
 def test_a_line_a_machine() -> None:
