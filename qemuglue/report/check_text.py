@@ -45,8 +45,12 @@ def _parts(result: CheckResult) -> Iterator[str]:
         return
     seen, tally = result.map, result.tally
     views = f"{seen.exact} of {seen.views} views exact"
+    if seen.plain < seen.exact:
+        views += f" ({seen.plain} with inference off)"
     inferred = f", inferred {result.map.inferred}" if seen.inferred.total else ""
     yield f"{count(seen.ranges)} ranges, {views}{inferred}"
+    if seen.started_with:
+        yield f"started with {seen.started_with}"
     if tally.total:
         soft = sum(tally.of(verdict) for verdict in SOFT)
         yield f"{count(tally.total)} accesses" + (f", {count(soft)} not judged" if soft else "")

@@ -16,6 +16,7 @@ from qemuglue.witness.contract_table import (
     ContractRow,
     ContractSizes,
     ContractTable,
+    range_words,
     veto_words,
 )
 
@@ -151,7 +152,7 @@ def _evidence(row: ContractRow) -> Iterator[str]:
                 yield (f"{name}: not every offset was asked: "
                        f"{len(access.accepts.asked)} spans of the region were")
             if access.accepts.dynamic:
-                yield f"{name}: depends on state at {_ranges(access.accepts.dynamic)}"
+                yield f"{name}: depends on state: {'; '.join(range_words(access.accepts.dynamic))}"
         if access.alternatives:
             named = "; ".join(str(each) for each in access.alternatives[:_NAMED])
             more = len(access.alternatives) - _NAMED
@@ -160,11 +161,10 @@ def _evidence(row: ContractRow) -> Iterator[str]:
 
 
 def _ranges(ranges: Sequence[AcceptedRange]) -> str:
-    if not ranges:
-        return "accepts nothing"
-    more = len(ranges) - _RANGES
-    named = "; ".join(str(each) for each in ranges[:_RANGES])
-    return f"accepts {named}" + (f"; and {more} more" if more > 0 else "")
+    named = range_words(ranges)
+    more = len(named) - _RANGES
+    return (f"accepts {'; '.join(named[:_RANGES]) or 'nothing'}"
+            + (f"; and {more} more" if more > 0 else ""))
 
 
 def print_changes(console: Console, before: str, after: str, changes: Sequence[ContractChange],

@@ -233,6 +233,8 @@ def described(contract: Contract) -> str:
     takes = "any size" if not most else f"{least} bytes" if least == most else (
         f"{least} to {most} bytes")
     low, high = contract.impl_min or 1, contract.impl_max or 4
+    sizes = {max(min(size, high), low) for size in SIZES if least <= size <= (most or 8)} or {low}
+    low, high = min(sizes), max(sizes)
     pieces = f"{low}-byte pieces" if low == high else f"pieces of {low} to {high} bytes"
     return (f"takes {takes}, {'unaligned too' if contract.valid_unaligned else 'aligned'}; "
             f"{pieces}; {_ORDERS[contract.endian]}")

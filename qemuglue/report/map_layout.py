@@ -315,6 +315,14 @@ class Label:
         return sum(len(part) + 2 for part in (self.name, self.owner, self.beside) if part) - 2
 
 
+def _owner(region: MemoryRegion) -> str:
+    """The last part of its owner's path that tells something."""
+    parts = owner_of(region).split("/")
+    while parts and parts[-1].startswith("<"):  # a list of ports, say: not a device
+        parts.pop()
+    return parts[-1] if parts and parts[-1] not in _NO_OWNERS else ""
+
+
 def label(box: Box, font: float = FONT) -> Label:
     """The text of a box, never wider than what of it is free. What there is no room for goes in
     this order: the owner, the alias, the size, the offset, the middle of the name."""
@@ -322,8 +330,8 @@ def label(box: Box, font: float = FONT) -> Label:
     name = box.region.name or "(unnamed)"
     offset = f" +{box.offset:#x}" if box.offset else ""
     via = f" ← {box.via[-1]}" if box.via else ""
-    owner = owner_of(box.region).rpartition("/")[2]
-    if owner in (*_NO_OWNERS, name):
+    owner = _owner(box.region)
+    if owner == name:
         owner = ""
     beside = f"{box.type} · {size_text(box.size)}" if not box.layer else "hidden"
     for found in (

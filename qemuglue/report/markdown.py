@@ -78,7 +78,8 @@ def _blocks(run: CheckRun) -> Iterator[str]:
         f"{found} divergence{'s' * (found != 1)}" if found else "no divergence")
     yield f"### qemuglue check: {what}\n"
     yield _builds(run)
-    yield (f"{run.ops} accesses to each machine, seed `{run.seed}`; {duration(run.seconds)} with "
+    accesses = f"{run.ops} accesses to each machine" if run.ops else "Maps only"
+    yield (f"{accesses}, seed `{run.seed}`; {duration(run.seconds)} with "
            f"{run.workers} worker{'s' * (run.workers != 1)}, at most "
            f"{run.memory.harness >> 20} MiB.\n")
     for shown in run.stale():

@@ -19,11 +19,12 @@ from rich.console import Console
 
 from qemuglue.cli.main import main
 from qemuglue.errors import UsageError
-from qemuglue.memory import AddressSpace, MemoryRegion
+from qemuglue.memory import AddressSpace, Contract, Endian, MemoryRegion
+from qemuglue.memory.contract import UNASSIGNED_CONTRACT
 from qemuglue.memory.rules import RULES_10_0
 from qemuglue.mirror import Mirror, type_of
 from qemuglue.report import address_text
-from qemuglue.report.dispatch_text import Contracts
+from qemuglue.report.dispatch_text import Contracts, described
 from qemuglue.report.map_html import Page, draw_page, script_json
 from qemuglue.report.map_layout import (
     ADVANCE,
@@ -182,6 +183,19 @@ def test_texts() -> None:
     root = MemoryRegion.container_of("root", 0)
     names = ["cpu", "dma", "dma", "x" * 30, "y" * 30]
     assert names_of(lay_out(names, AddressSpace("s", root))) == "cpu, dma (2 of them) and 2 more"
+
+
+def test_contracts_in_words() -> None:
+    assert [described(contract) for contract in (
+        Contract(), Contract(4, 4), Contract(4, 8, impl_max=8), Contract(1, 4, True, 4, 4),
+        Contract(impl_min=8, endian=Endian.BIG), UNASSIGNED_CONTRACT,
+    )] == [
+        "takes any size, aligned; pieces of 1 to 4 bytes; byte order not seen",
+        "takes 4 bytes, aligned; 4-byte pieces; byte order not seen",
+        "takes 4 to 8 bytes, aligned; pieces of 4 to 8 bytes; byte order not seen",
+        "takes 1 to 4 bytes, unaligned too; 4-byte pieces; byte order not seen",
+        "takes any size, aligned; 8-byte pieces; big-endian", "refuses every access",
+    ]
 
 
 # Section: untrusted names
