@@ -82,10 +82,8 @@ def run(args: argparse.Namespace) -> int:
     standard()  # a file of oddities that cannot be read is told before any work
     chosen = _chosen(args, builds_of(args))
     # After the arguments were looked at: they bring rich and an XML writer.
-    from rich.console import Console
-
     from qemuglue.report.check_json import document
-    from qemuglue.report.check_text import line, print_check
+    from qemuglue.report.check_text import PipeConsole, line, print_check
     from qemuglue.report.junit import require_junit, write_junit
     from qemuglue.report.markdown import append_summary
 
@@ -94,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
     seed = secrets.randbits(63) if args.seed is None else args.seed
     progress(f"seed {seed}")
     # Results are what stdout is for, each as it ends; --json wants it for the document.
-    console = Console(stderr=args.json)
+    console = PipeConsole(stderr=args.json)
 
     def on_end(found: CheckResult | Shown) -> None:
         if isinstance(found, CheckResult):

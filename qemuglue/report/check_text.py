@@ -32,6 +32,14 @@ _STYLES = {
 }
 
 
+class PipeConsole(Console):
+    """A console that lets the caller know that nobody reads any more; rich itself ends the
+    process with exit code 1, which is that of a divergence."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 def line(result: CheckResult) -> Text:
     """One machine, as it ends."""
     text = Text(f"{result.status:<12}", _STYLES.get(result.status, ""))

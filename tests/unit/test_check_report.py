@@ -28,7 +28,7 @@ from qemuglue.mirror import Inference
 from qemuglue.qemu.builds_machines import Machine
 from qemuglue.report import markdown
 from qemuglue.report.check_json import document
-from qemuglue.report.check_text import MAX_ALIKE, line, print_check
+from qemuglue.report.check_text import MAX_ALIKE, PipeConsole, line, print_check
 from qemuglue.report.junit import write_junit
 from qemuglue.witness.account import Account
 from qemuglue.witness.verdict import Kind, Tally, Verdict
@@ -119,7 +119,7 @@ def test_paths_of_folders_that_are_gone_are_not_told() -> None:
 
 def test_a_line_says_what_was_compared_or_why_not() -> None:
     text = line(result()).plain
-    assert text.startswith("match") and "69 ranges, 4 of 4 views exact, inferred 1 bit" in text
+    assert text.startswith("match") and "69 ranges, 4 of 4 views exact (3 with inference off), inferred 1 bit;" in text
     assert "100 accesses, 10 not judged" in text
     text = line(result(Status.NOT_STARTED, reason="[red]no[/red] firmware")).plain
     assert text.startswith("not-started") and text.endswith("[red]no[/red] firmware")
@@ -186,6 +186,16 @@ def test_reasons_for_not_starting_are_grouped() -> None:
 def test_a_note_that_many_have_is_told_once() -> None:
     text = page(*(result(machine=f"arm/m{n}", notes=("no CPU",)) for n in range(8)))
     assert text.count("no CPU") == 1 and "note: 8 machines (arm/m0," in text
+
+
+def test_a_reader_that_goes_away_is_no_divergence() -> None:
+    """rich would end the process with exit code 1."""
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        PipeConsole(file=Gone()).print(line(result()))
 
 
 def test_what_it_cost() -> None:
