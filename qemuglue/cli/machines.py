@@ -47,10 +47,10 @@ def run(args: argparse.Namespace) -> int:
 def _summary(starts: dict[Machine, Start]) -> str:
     if not starts:
         return ""
-    plain = sum(start.ok and not start.started_with for start in starts.values())
+    refused = sum(not start.ok for start in starts.values())
     images = sum(bool(start.started_with) for start in starts.values())
-    return (f": {plain} start with -display none -S, {images} more with a generated image, "
-            f"{len(starts) - plain - images} do not start")
+    return (f": {len(starts) - refused - images} start with -display none -S, {images} more "
+            f"with a generated image, {refused} {'does' if refused == 1 else 'do'} not start")
 
 
 def _start_all(build: Build, machines: list[Machine]) -> dict[Machine, Start]:
