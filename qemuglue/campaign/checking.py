@@ -28,7 +28,7 @@ from qemuglue.campaign.findings import Finding
 from qemuglue.campaign.map_check import check_map as check_plain_map
 from qemuglue.campaign.settings import DEFAULT_RAM, Settings, ask_ram_id, rules_of
 from qemuglue.campaign.starting import start_machine
-from qemuglue.errors import EnvironmentFailure, LaunchError, QemuFailure, QemuglueError, UsageError
+from qemuglue.errors import LaunchError, QemuFailure, QemuglueError, UsageError
 from qemuglue.program.generate import Generator
 from qemuglue.program.operation import Operation, Place, Program
 from qemuglue.qemu.builds import Build
@@ -152,8 +152,10 @@ class _Check:
             if self.ops:
                 self._access()
                 self._look_at_states()
-        except (QemuFailure, EnvironmentFailure) as error:
-            return self._result(Status.ERROR, str(error))
+        except (QemuglueError, OSError) as error:
+            if type(error) is UsageError and not self.map.spaces:
+                raise  # it cannot be asked for; later ones would be mistakes of ours
+            return self._result(Status.ERROR, _reason(error))  # what was found is kept
         return self._result(Status.DIVERGED if self.divergences else Status.MATCH)
 
     def _result(self, status: str, reason: str = "") -> CheckResult:
@@ -391,8 +393,8 @@ def check_map(session: Session) -> Account:
     return account
 
 
-def _reason(error: QemuglueError) -> str:
-    """QEMU's own words."""
+def _reason(error: Exception) -> str:
+    """QEMU's own words, where it said any."""
     said = [line.strip() for line in getattr(error, "stderr", "").splitlines() if line.strip()]
     text = str(error)
     return text if not said or said[-1] in text else f"{text}: {said[-1]}"

@@ -309,7 +309,7 @@ class Session:
         """Whether QEMU was reset since the last look."""
         try:
             return "RESET" in self.quiesce()
-        except QemuFailure:
+        except (QemuFailure, UsageError):  # it has ended, or its channel is out of step
             return False
 
     # -- knowledge of the map ----------------------------------------------------------------------
