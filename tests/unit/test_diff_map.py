@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -57,6 +58,9 @@ def swapped(old: MapRange, *new: MapRange) -> list[MapRange]:
          ("resized 0xfecff000-0xfed003ff",)),
         (swapped(HPET, replace(HPET, start=0xFEE00000, size=0x800)),
          ("moved 0xfee00000-0xfee007ff", "resized 0xfee00000-0xfee007ff")),
+        # Who grows over another is told by what became of that one.
+        ([RAM, replace(HIGH, start=0xA0000, size=0x60000, offset=0xA0000), MORE, HPET, BIOS],
+         ("removed 0xa0000-0xbffff",)),
         # A border between two that moves is one change.
         (swapped(MORE, replace(MORE, size=0x6F00000)), ("resized 0x7000000-0x7ffffff",)),
         (swapped(HPET, replace(HPET, name="hpet2")), ("renamed 0xfed00000-0xfed003ff",)),
@@ -159,6 +163,18 @@ def test_a_change_in_shared_and_similar_views_is_told_once() -> None:
     assert change.visible and change.kind is Kind.REMOVED
     assert change.place == "memory 0xfed00000-0xfed003ff"
     assert change.told == "removed: hpet (i/o, 0x400 bytes) -> nothing"
+
+
+@pytest.mark.parametrize(
+    ("change", "visible"),
+    [
+        ({"start": 0xFED10000}, True), ({"size": 0x800}, True), ({"type": "romd"}, True),
+        ({"offset": 0x400}, True), ({"type": "ram", "name": "x"}, True), ({"name": "x"}, False),
+        ({"owner": "x"}, False), ({"nonvolatile": True}, False),
+    ],
+)
+def test_what_a_guest_sees(change: dict[str, Any], visible: bool) -> None:
+    assert one(with_memory(*swapped(HPET, replace(HPET, **change)))).visible is visible
 
 
 def test_names_and_owners_are_never_visible() -> None:
