@@ -58,9 +58,6 @@ def swapped(old: MapRange, *new: MapRange) -> list[MapRange]:
          ("resized 0xfecff000-0xfed003ff",)),
         (swapped(HPET, replace(HPET, start=0xFEE00000, size=0x800)),
          ("moved 0xfee00000-0xfee007ff", "resized 0xfee00000-0xfee007ff")),
-        # Who grows over another is told by what became of that one.
-        ([RAM, replace(HIGH, start=0xA0000, size=0x60000, offset=0xA0000), MORE, HPET, BIOS],
-         ("removed 0xa0000-0xbffff",)),
         # A border between two that moves is one change.
         (swapped(MORE, replace(MORE, size=0x6F00000)), ("resized 0x7000000-0x7ffffff",)),
         (swapped(HPET, replace(HPET, name="hpet2")), ("renamed 0xfed00000-0xfed003ff",)),
@@ -99,6 +96,12 @@ def test_a_seam_inside_a_region_is_no_change() -> None:
                                                offset=0x101000)]
     assert only(VIEW, swapped(MORE, *cut)) == ()
     assert joined(cut) == [MORE]
+
+
+def test_who_grows_over_another_is_told_by_what_became_of_that_one() -> None:
+    x, y = rng(0x0, 0x10, "i/o", "x"), rng(0x10, 0x10, "i/o", "y")
+    assert only([x, y], [replace(x, size=0x20)]) == ("removed 0x10-0x1f",)
+    assert only([replace(x, size=0x20)], [x, y]) == ("added 0x10-0x1f",)
 
 
 def test_what_a_move_covers_and_uncovers_is_told_by_the_move() -> None:
