@@ -50,6 +50,8 @@ REFRESHES = 24
 PATTERN = bytes(range(1, 9))
 #: Accesses with that pattern.
 PATTERN_WRITES = 4
+#: The first CPU's address space.
+CPU_SPACE = "cpu-memory-0"
 #: Why nothing is known of a direction that nobody wanted to know about.
 NOT_ASKED = "not asked"
 #: CFI commands that take a flash out of ROMD mode: read status, read identity.
@@ -159,6 +161,8 @@ class _Prober:
 
     def _unaskable(self, row: _Row) -> str:
         """Why the region is never touched (``witness/oddities.toml``), or ""."""
+        if all(space.name != CPU_SPACE for space in self.session().mirror.spaces):
+            return "the machine has no CPU, and that is whose address space qtest enters"
         return self.session().avoided.why(row.name) or ""
 
     def _region(self, key: Hashable) -> MemoryRegion | None:

@@ -365,6 +365,19 @@ def veto_words(veto: Accepts | None) -> str:
         return "refuses nothing of its own accord"
     if not veto.ranges:
         return "accepts nothing"
-    named = "; ".join(str(each) for each in veto.ranges[:_NAMED_RANGES])
-    more = len(veto.ranges) - _NAMED_RANGES
-    return f"accepts {named}" + (f" and {more} more" if more > 0 else "")
+    named = range_words(veto.ranges)
+    more = len(named) - _NAMED_RANGES
+    return f"accepts {'; '.join(named[:_NAMED_RANGES])}" + (f" and {more} more" if more > 0 else "")
+
+
+def range_words(ranges: Iterable[AcceptedRange]) -> list[str]:
+    """The ranges for people, sizes that are taken at the same offsets together."""
+    sizes: dict[tuple[int, int, int], list[int]] = {}
+    for each in ranges:
+        step = 0 if each.start == each.last or each.step == each.size else each.step
+        sizes.setdefault((each.start, each.last, step), []).append(each.size)
+    words = []
+    for (start, last, step), taken in sizes.items():
+        at = f"{start:#x}" if start == last else f"{start:#x}..{last:#x}"
+        words.append(f"{', '.join(map(str, taken))} at {at}" + (f" every {step:#x}" * bool(step)))
+    return words

@@ -190,7 +190,8 @@ class Evidence:
     ) -> bool | None:
         """Whether the next event is the device's own refusal of just this access, looking past
         what ``invalid`` would step over. None: there is nothing to tell by, because the events
-        have ended or model and transcript have parted already."""
+        have ended, model and transcript have parted already, or what comes next is somebody
+        else's (a device may act on others before it is known to)."""
         if self.mismatch is not None:
             return None
         for event in islice(self.events, self.pos, None):
@@ -198,7 +199,7 @@ class Evidence:
                 return True
             passing = event.kind is _OTHER or event.kind is _TOPOLOGY
             if not passing and not self._is_side(event):
-                return False
+                return False if event.name == region.name else None
         return None
 
     # -- the fast road: one event, exactly ---------------------------------------------------

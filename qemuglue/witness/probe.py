@@ -9,10 +9,8 @@ host-path access can tell apart (``valid_max`` 0 and 4, say) count as one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from functools import partial
-
-from qemuglue.memory.region import MemoryRegion, RegionKind
+from qemuglue.errors import QemuFailure
+from qemuglue.memory.region import RegionKind
 from qemuglue.memory.rules import Rules, rules_for
 from qemuglue.witness.explaining import Cache, closest, explain
 from qemuglue.witness.probing import Ask, Place, Probe, ask, every_size, first_windows
@@ -34,7 +32,13 @@ def learn_missing(session: Session) -> list[str]:
         place = Place.of(session, region)
         if place is None:
             continue
-        probes = _observe(session, place, rules)
+        asks = every_size(place, first_windows(place), is_write=writes_only(place))
+        answers = ask(session, place, asks, rules)
+        if answers.ended is not None:
+            why = f"probing it ended with: {answers.ended}"
+            session.knowledge.hopeless[session.contract_key(region)] = why
+            raise answers.ended
+        probes = list(answers.probes)
         learned = explain(rules, probes, cache)
         if learned is None:
             why = follows_none(rules, probes)
@@ -42,10 +46,12 @@ def learn_missing(session: Session) -> list[str]:
             session.give_up_on(region, why)
             failures.append(f"{region.name}: {why}")
             continue
-        if learned.has_veto and not writes_only(place):
-            asker = partial(_ask, session, place, rules=rules)
-            learned.reads = learn_veto(place, learned.contract, asker)
         session.knowledge.contracts.put(session.contract_key(region), learned)
+        if learned.has_veto and not writes_only(place):
+            asker = _Asker(session, place, rules)
+            learned.reads = learn_veto(place, learned.contract, asker)
+            if asker.ended is not None:  # what is not known will be learnt on first evidence
+                raise asker.ended
     return failures
 
 
@@ -67,21 +73,18 @@ def writes_only(place: Place) -> bool:
     return place.region.kind is RegionKind.ROM_DEVICE and place.main.romd
 
 
-def _observe(session: Session, place: Place, rules: Rules) -> list[Probe]:
-    asks = every_size(place, first_windows(place), is_write=writes_only(place))
-    return _ask(session, place, asks, rules=rules)
+class _Asker:
+    """Makes accesses until QEMU ends; then there are no more answers."""
 
+    def __init__(self, session: Session, place: Place, rules: Rules) -> None:
+        self.ended: QemuFailure | None = None
+        self._session = session
+        self._place = place
+        self._rules = rules
 
-def _ask(
-    session: Session, place: Place, asks: Iterable[Ask], *, rules: Rules
-) -> list[Probe]:
-    answers = ask(session, place, asks, rules)
-    if answers.ended is not None:
-        _give_up(session, place.region, answers.ended)
-        raise answers.ended
-    return list(answers.probes)
-
-
-def _give_up(session: Session, region: MemoryRegion, error: Exception) -> None:
-    why = f"probing it ended with: {error}"
-    session.knowledge.hopeless[session.contract_key(region)] = why
+    def __call__(self, asks: list[Ask]) -> tuple[Probe, ...]:
+        if self.ended is not None:
+            return ()
+        answers = ask(self._session, self._place, asks, self._rules)
+        self.ended = answers.ended
+        return answers.probes

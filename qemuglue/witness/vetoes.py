@@ -38,9 +38,6 @@ def learn_veto(
     """Ask all over the region. Every question is asked once more at the edges, to see whether
     the answer depends on what the device is doing."""
     spans = list(_spans(place))
-    complete = sum(last - first + 1 for first, last in spans) == sum(
-        section.size for section in place.sections
-    )
     sizes = [size for size in place.verbs if size <= (contract.valid_max or 4)]
     asks = [
         Ask(offset, size, is_write)
@@ -48,6 +45,10 @@ def learn_veto(
         for offset in range(-(-first // size) * size, last + 1, size)
     ]
     known = _answers(ask(asks))
+    answered = list(_answered(known, spans, sizes))
+    complete = _total(answered) == _total(
+        _joined(sorted({(s.offset, s.offset + s.size - 1) for s in place.sections}))
+    )
     if not complete:
         _search(known, sizes, ask, is_write)
     ranges = [each for size in sizes for each in _ranges(known, size, complete)]
@@ -58,13 +59,35 @@ def learn_veto(
     changed = sorted((size, offset) for (size, offset), yes in again.items()
                      if known[size, offset] != yes)
     dynamic = [AcceptedRange(size, offset, offset, size) for size, offset in changed]
-    return Accepts(tuple(ranges), complete, tuple(spans), tuple(dynamic))
+    return Accepts(tuple(ranges), complete, tuple(answered), tuple(dynamic))
+
+
+def _total(spans: Iterable[tuple[int, int]]) -> int:
+    return sum(last - first + 1 for first, last in spans)
+
+
+def _answered(
+    known: Answers, spans: Iterable[tuple[int, int]], sizes: list[int]
+) -> Iterator[tuple[int, int]]:
+    """The spans of offsets at which every aligned access was answered: QEMU may have died of
+    some."""
+    start: int | None = None
+    for first, last in spans:
+        for offset in range(first, last + 1):
+            if all((size, offset) in known for size in sizes if offset % size == 0):
+                start = offset if start is None else start
+            elif start is not None:
+                yield start, offset - 1
+                start = None
+        if start is not None:
+            yield start, last
+            start = None
 
 
 def _spans(place: Place) -> Iterator[tuple[int, int]]:
     """First and last offsets to ask between, ascending, apart from each other."""
     visible = sorted({(s.offset, s.offset + s.size - 1) for s in place.sections})
-    if sum(last - first + 1 for first, last in visible) <= DENSE_BYTES:
+    if _total(_joined(visible)) <= DENSE_BYTES:
         yield from _joined(visible)
         return
     wanted: list[tuple[int, int]] = []
@@ -72,8 +95,9 @@ def _spans(place: Place) -> Iterator[tuple[int, int]]:
         wanted.append((first, min(first + EDGE_BYTES - 1, last)))
         wanted.append((max(last - EDGE_BYTES + 1, first), last))
         starts = {1 << bit for bit in range(64)}
-        pages = (last - first >> 12) + 1
-        starts |= {first + (page << 12) for page in range(0, pages, -(-pages // PAGES))}
+        pages = (last >> 12) - (first >> 12) + 1
+        step = -(-pages // PAGES)
+        starts |= {page << 12 for page in range(first >> 12, (last >> 12) + 1, step)}
         wanted += [
             (at, min(at + WINDOW_BYTES - 1, last)) for at in starts if first <= at <= last
         ]

@@ -508,6 +508,28 @@ def test_the_next_refusal_is_looked_at_without_consuming() -> None:
     assert not evidence.refused_next(desk.dev, 8, 4, False)
 
 
+def test_a_refusal_behind_a_change_of_the_map_is_found() -> None:
+    """A write to dino changes the map before its next piece is refused."""
+    desk = Desk()
+    desk.evidence.load([remapped(), message(), refusal(desk.dev, 8, 4, Reason.REJECTED)])
+    assert desk.evidence.refused_next(desk.dev, 8, 4, False) is True
+
+
+def test_what_tells_nothing_of_a_refusal_is_not_taken_for_an_acceptance() -> None:
+    desk = Desk()
+    evidence = desk.evidence
+    evidence.load([call(desk.dev, 8, 4, 1)])
+    assert evidence.refused_next(desk.dev, 8, 4, False) is False, "the device was called"
+    evidence.load([call(desk.other, 0, 4, 1), refusal(desk.dev, 8, 4, Reason.REJECTED)])
+    assert evidence.refused_next(desk.dev, 8, 4, False) is None, "somebody else was"
+    evidence.load([])
+    assert evidence.refused_next(desk.dev, 8, 4, False) is None
+    evidence.load([refusal(desk.dev, 8, 4, Reason.REJECTED)])
+    desk.space.read(0x1000, 4)
+    assert evidence.mismatch is not None
+    assert evidence.refused_next(desk.dev, 8, 4, False) is None, "they have parted already"
+
+
 def test_expectations_in_words() -> None:
     dev = device()
     assert Expected(dev, 4, 2, False).describe() == "read of 2 at dev+0x4"
