@@ -38,6 +38,10 @@ _CHILD_FLAGS = ("-merge_inner", "-merge_control_file", "-minimize_crash_internal
 #: The target that needs no QEMU (``text_fuzz``). Its name is known here, since ``targets`` must
 #: not be imported before the instrumentation.
 TEXT = "text"
+#: What is instrumented: the model; for text, what reads QEMU's words and draws from them.
+_MODEL = ("qemuglue.memory",)
+_PARSED = ("qemuglue.qemu", "qemuglue.mirror", "qemuglue.memory.flatview",
+           "qemuglue.memory.region", "qemuglue.witness.xp", "qemuglue.witness.death")
 
 #: What a campaign keeps of its worker's first corpus: enough to breed from.
 FIRST_INPUTS = 16
@@ -91,6 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv if argv is None else argv)
     try:
         options = parser().parse_args([word for word in words[1:] if word.startswith("--")])
+        _check_text(options)
     except SystemExit as stop:
         return int(stop.code or 0)
     except UsageError as error:
@@ -104,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "`qemuglue fuzz --engine random` does without"
         ))
     text = options.target == TEXT
-    with atheris.instrument_imports(include=["qemuglue" if text else "qemuglue.memory"]):
+    with atheris.instrument_imports(include=list(_PARSED if text else _MODEL)):
         import qemuglue.memory  # first of all importers, so it is instrumented
 
         if text:
@@ -163,18 +168,20 @@ def _prepare(
     return Harness(work, Feedback(), keep_going=options.keep_going, in_campaign=in_campaign)
 
 
+def _check_text(options: argparse.Namespace) -> None:
+    """Raises UsageError where the target that needs no QEMU is told of one."""
+    told = (options.machine, options.device, options.qemu_args, options.build, options.defect)
+    if options.target == TEXT and any(told):
+        raise UsageError("the target text needs no QEMU: leave out --machine, --device, "
+                         "--qemu-args, --build and --defect")
+
+
 def _prepare_text(
     options: argparse.Namespace, words: Sequence[str], atheris: Any
 ) -> tuple[Callable[[bytes], None], dict[str, Any]]:
-    """The same for the target that needs no QEMU, with how new inputs are made.
-
-    :raise UsageError: it is told of a machine.
-    """
+    """The same for the target that needs no QEMU, with how new inputs are made."""
     from qemuglue.campaign import text_fuzz
 
-    if options.machine or options.device or options.qemu_args or options.build or options.defect:
-        raise UsageError("the target text needs no QEMU: leave out --machine, --device, "
-                         "--qemu-args, --build and --defect")
     if starts_others(words):
         return lambda data: None, {}
     return text_fuzz.setup(options, atheris)

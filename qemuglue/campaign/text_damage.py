@@ -103,7 +103,7 @@ def _indent(text: bytes, rng: Random) -> bytes:
     at = rng.randrange(len(lines))
     if rng.random() < 0.1:
         line = lines[at].lstrip(b" ")
-        lines[at:at] = [b"  " * level + line for level in range(1, rng.choice((8, 99, 120)))]
+        lines[at:at] = [b"  " * level + line for level in range(1, rng.choice((8, 99, 120, 220)))]
     elif rng.random() < 0.5:
         lines[at] = b" " * rng.randint(1, 5) + lines[at]
     else:

@@ -3,7 +3,8 @@
 Each parser takes bytes and returns a word for what came of them, or raises ProtocolError, which
 is an answer too. Everything else that escapes is a fault, and so is a value that breaks a rule:
 
-* a tree or a view printed again (``text_print``) parses to the same value;
+* a tree or a view printed again (``text_print``) parses to the same value, and a part of it
+  that does not end with a block is refused;
 * a mirror is taken and drawn within limits, and can be compared and laid out;
 * a transcript read in pieces gives the events of the whole;
 * replies of qtest fetched at once and one after another are the same replies;
@@ -61,10 +62,8 @@ def decoded(data: bytes) -> str:
 
 def _tree(data: bytes) -> str:
     tree = parse_tree(decoded(data))
-    printed = print_tree(tree)
-    again = parse_tree(printed)
-    if again != tree:
-        raise Fault("round-trip", f"printed again it is another tree: {printed[:500]!r}")
+    _round_trip(parse_tree, print_tree(tree), tree)
+    _cuts(parse_tree, decoded(data))
     _safe(name for listing in (*tree.spaces, *tree.targets)
           for name in (*listing.spaces, listing.name, *_names(listing.root)))
     return "parsed"
@@ -72,9 +71,8 @@ def _tree(data: bytes) -> str:
 
 def _flat(data: bytes) -> str:
     views = parse_flat(decoded(data))
-    printed = print_flat(views)
-    if parse_flat(printed) != views:
-        raise Fault("round-trip", f"printed again they are other views: {printed[:500]!r}")
+    _round_trip(parse_flat, print_flat(views), views)
+    _cuts(parse_flat, decoded(data))
     for view in views:
         _safe(line.name for line in view.ranges)
         _safe(section.name for section in view.sections)
@@ -85,6 +83,28 @@ def _flat(data: bytes) -> str:
                 raise Fault("order", f"{line} does not follow {before:#x}")
             before = line.last
     return "parsed"
+
+
+def _round_trip(parse: Callable[[str], object], printed: str, value: object) -> None:
+    try:
+        again = parse(printed)
+    except ProtocolError as error:
+        again = error
+    if again != value:
+        raise Fault("round-trip", f"printed again it is something else: {printed[:500]!r}")
+
+
+def _cuts(parse: Callable[[str], object], text: str) -> None:
+    """See that a text which is no longer whole is refused."""
+    size = len(text)
+    for stop in {size - 1, size - 2, size * 2 // 3, size // 3}:
+        part = text[:max(stop, 0)].replace("\r\n", "\n")
+        if not part.endswith("\n\n"):
+            try:
+                parse(part)
+            except ProtocolError:
+                continue
+            raise Fault("cut", f"the first {stop} of {size} characters were taken for all")
 
 
 def _names(root: object) -> Iterable[str]:
@@ -345,7 +365,11 @@ def run_parser(name: str, parse: Callable[[bytes], str], text: bytes) -> tuple[s
     try:
         return name, "parsed", parse(text)
     except ProtocolError as error:
-        return name, "refused", _sentence(error, lines=name in _LINED)
+        fact = _sentence(error, lines=name in _LINED)
+        line = re.search(r": line (\d+): ", str(error))
+        if name in _LINED and line and not 1 <= int(line[1]) <= text.count(b"\n") + 1:
+            raise Fault("line", f"no such line: {error}") from None
+        return name, "refused", fact
 
 
 def _sentence(error: ProtocolError, *, lines: bool) -> str:
