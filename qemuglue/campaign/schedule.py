@@ -59,6 +59,9 @@ LOOK_EVERY_S = 0.5
 #: A thread that was joined is gone from /proc within a fraction of a millisecond.
 THREAD_ENDS_S = 0.05
 
+#: A fresh interpreter is ready after 0.4 s; on a host with ten times the work, after ten seconds.
+START_TIMEOUT_S = 120.0
+
 #: Deaths in a row of workers that never came to a job, before there is no sense in more.
 MAX_FALSE_STARTS = 5
 
@@ -74,7 +77,7 @@ R = TypeVar("R")
 class Done(Generic[J, R]):
     """One job that has ended. ``failure`` is "" when ``result`` is there, else one sentence that
     says what became of the job; ``trace`` is the traceback where it raised. ``seconds`` is the
-    time from its start in a worker to its end."""
+    time from its start in a worker to its end, without the worker's own start."""
 
     job: J
     result: R | None
@@ -138,9 +141,10 @@ class _Worker:
     inbox: Connection
     outbox: Connection
     index: int | None = None
+    #: Whether it has come to its jobs, and since when it has the one it has.
+    ready: bool = False
     start_s: float = 0.0
     received: bytearray = field(default_factory=bytearray)
-    answered: int = 0
 
     def answer(self) -> bytes | None:
         """The whole answer, once it is there."""
@@ -229,8 +233,10 @@ class _Pool(Generic[J, R]):
         """What ``worker`` has to say; a lost one is removed."""
         gone = self._receive(worker) if readable else False
         answer = worker.answer()
+        if answer == _READY:
+            worker.ready, worker.start_s = True, time.monotonic()
+            answer = worker.answer()
         if answer is not None and worker.index is not None:
-            worker.answered += 1
             self._false_starts = 0
             done = self._done(worker, answer)
             if gone or resident_bytes(int(worker.process.pid or 0)) > MAX_RESIDENT_BYTES:
@@ -242,9 +248,13 @@ class _Pool(Generic[J, R]):
             why = self._how_it_ended(worker)
             self._end([worker])
             return self._lost(worker, why)
-        if worker.index is not None and time.monotonic() - worker.start_s > self._timeout_s:
+        spent = time.monotonic() - worker.start_s
+        if worker.ready and worker.index is not None and spent > self._timeout_s:
             self._end([worker])
             return self._lost(worker, f"it did not end within {self._timeout_s:g} s")
+        if not worker.ready and spent > START_TIMEOUT_S:
+            self._end([worker])
+            return self._lost(worker, f"no worker process came up within {START_TIMEOUT_S:g} s")
         return None
 
     def _receive(self, worker: _Worker) -> bool:
@@ -317,6 +327,9 @@ class _Pool(Generic[J, R]):
 
 # Section: in the worker
 
+#: What it says before its first job.
+_READY = b""
+
 #: Exit code of a worker that could not even read what its work is.
 _START_FAILED = 71
 
@@ -343,6 +356,7 @@ def _serve(packed: bytes, inbox: Connection, outbox: Connection, parent: int) ->
         except Exception:
             traceback.print_exc()
             os._exit(_START_FAILED)
+        _send(outbox.fileno(), _READY)
         while True:
             try:
                 index = inbox.recv()

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from qemuglue.campaign import check_jobs
+from qemuglue.campaign import check_jobs, schedule
 from qemuglue.campaign.check_jobs import Shown
 from qemuglue.campaign.check_result import CheckResult, Divergence, Known, MapResult, Status
 from qemuglue.campaign.check_run import CheckRun
@@ -300,6 +300,9 @@ def test_junit_that_cannot_be_written_is_one_sentence(
 # -- the command line ------------------------------------------------------------------------------
 
 
+pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
+
+
 class FakeBuild:
     name = "sid"
     version = "11.1.3"
@@ -329,6 +332,9 @@ def fake_check(build: FakeBuild, machine: str, **options: Any) -> CheckResult:
 @pytest.fixture
 def checked(monkeypatch: pytest.MonkeyPatch) -> None:
     """The command line with no QEMU behind it."""
+    # What runs the tests side by side has a thread of its own that does nothing meanwhile; and
+    # only a fork has what is patched here.
+    monkeypatch.setattr(schedule, "_one_thread", lambda: True)
     names = {"x86_64": ["q35", "pc", "odd", "broken", "pc-q35-9.1", "slow-9.1"],
              "arm": ["dead", "virt"]}
     monkeypatch.setattr(check_jobs, "check_machine", fake_check)

@@ -83,6 +83,13 @@ def children() -> set[int]:
 
 
 @pytest.fixture(autouse=True)
+def forked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What runs the tests side by side has a thread of its own that does nothing meanwhile."""
+    if "threads" not in request.node.name:
+        monkeypatch.setattr(schedule, "_one_thread", lambda: True)
+
+
+@pytest.fixture(autouse=True)
 def nothing_left() -> Iterator[None]:
     """No worker, no zombie; the tracker that Python starts once for all spawned processes stays."""
     before = children()
@@ -108,6 +115,9 @@ def wait_for(path: Path, timeout_s: float = 20.0) -> None:
     while not (path.exists() and (path.is_dir() or path.read_text() or not path.suffix)):
         assert time.monotonic() < until, f"{path} did not appear"
         time.sleep(0.02)
+
+
+pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
 
 
 @pytest.mark.parametrize("workers", [1, 2, None])
@@ -162,6 +172,14 @@ def test_a_job_that_fails_costs_itself_only(
     assert bool(bad.trace) == (job[0] in ("raise", "unpicklable"))
 
 
+def test_a_worker_that_does_not_come_up_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schedule, "GRACE_S", 0.3)
+    monkeypatch.setattr(schedule, "START_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(schedule, "_serve", lambda *_: time.sleep(30))
+    [done] = run(("double", 1), timeout_s=0.1).values()
+    assert done.failure == "no worker process came up within 0.5 s"
+
+
 def test_an_answer_larger_than_any_pipe() -> None:
     found = run(("bytes", 30 << 20), ("bytes", 1), workers=2)
     assert [len(done.result) for done in found.values()] == [30 << 20, 1] or len(found) == 2
@@ -194,7 +212,7 @@ def test_beside_other_threads_workers_are_started_afresh() -> None:
     thread.start()
     try:
         assert not schedule._one_thread()
-        found = run(("double", 4), ("raise", ValueError("bad")), workers=1)
+        found = run(("double", 4), ("raise", ValueError("bad")), workers=1, timeout_s=10)
     finally:
         stop.set()
         thread.join()
