@@ -123,24 +123,22 @@ class _Diff:
     ) -> MachineDiff | tuple[tuple[Snapshot, QemuConfig], tuple[Snapshot, QemuConfig]]:
         """The snapshots and what was started; or the result, if one side did not come so far."""
         found: list[tuple[Snapshot, QemuConfig]] = []
-        refused: list[str] = []
-        for build, args in zip(self.builds, self._args(), strict=True):
+        refused = ["", ""]
+        for side, (build, args) in enumerate(zip(self.builds, self._args(), strict=True)):
             try:
                 found.append(self._snapshot(build, args))
             except LaunchError as error:
-                refused.append(f"{build.name}: {_said(error)}")
+                refused[side] = f"{build.name}: {_said(error)}"
             except (QemuFailure, EnvironmentFailure) as error:
                 return self._result(Status.ERROR, f"{build.name}: {error}")
-            if len(found) + len(refused) == 1:
-                refused_first = bool(refused)
-        if not refused:
+        if not any(refused):
             return found[0], found[1]
-        if len(refused) == 2:
+        if all(refused):
             return self._result(Status.NOT_STARTED, "; ".join(refused))
-        if refused_first:
+        if refused[0]:
             return self._result(Status.CHANGED, f"starts now; before, {refused[0]}")
         status = Status.BROKEN if self.machine.versioned else Status.CHANGED
-        return self._result(status, f"does not start any more: {refused[0]}")
+        return self._result(status, f"does not start any more: {refused[1]}")
 
     def _result(self, status: str, reason: str) -> MachineDiff:
         return self._finished(
