@@ -214,3 +214,14 @@ def test_as_a_libfuzzer_executable(tmp_path: Path) -> None:
         [sys.executable, str(fuzzer), "--machine=x86_64/q35"], capture_output=True, text=True,
         timeout=120, cwd=tmp_path)
     assert refused.returncode == 2 and "needs no QEMU" in refused.stderr
+
+
+def test_the_example_of_the_page_is_a_finding(tmp_path: Path) -> None:
+    page = (Path(text_target.__file__).parent / "FINDING.md").read_text(encoding="utf-8")
+    [example] = re.findall(r"```text\n(.*?)```", page, re.DOTALL)
+    folder = tmp_path / "text-0"
+    folder.mkdir()
+    (folder / "finding.json").write_text(example, encoding="utf-8")
+    (folder / "input.bin").write_bytes(SEEDS[0])
+    assert text_target.is_text_finding(folder)
+    assert read_finding(folder).signature == "text:events:OverflowError"
