@@ -12,6 +12,7 @@ follow, which no byte order leaves alone. 0 is written where a write starts a DM
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
+from fnmatch import fnmatchcase
 from functools import partial
 
 from qemuglue.campaign.settings import DEFAULT_RAM, ask_ram_id
@@ -59,9 +60,11 @@ LEAVE_ROMD = (0x70, 0x90)
 
 
 def probe_machine(
-    build: Build, machine: str, args: Sequence[str] = (), *, writes: bool = True
+    build: Build, machine: str, args: Sequence[str] = (), *, writes: bool = True,
+    regions: Sequence[str] = (),
 ) -> ContractTable:
-    """Ask every device region in view of ``TARGET/NAME``; without ``writes`` only by reads.
+    """Ask every device region in view of ``TARGET/NAME``; without ``writes`` only by reads; of
+    ``regions``, where given, only those whose name or identity matches one of the globs.
 
     :raise UsageError: ``machine`` is no such name.
     :raise LaunchError: the machine does not start; the reason is QEMU's.
@@ -78,12 +81,22 @@ def probe_machine(
     scene = Scene(config, Knowledge(), "pci" if "pci-conf-data" in names else "")
     prober = _Prober(scene)
     try:
-        rows = prober.rows(writes=writes)
+        rows = prober.rows(writes=writes, regions=regions)
     finally:
         prober.drop()
     return ContractTable(
         machine, build.name, build.version, tuple(args), tuple(rows), tuple(prober.notes)
     )
+
+
+def matches(name: str, region: str, globs: Sequence[str]) -> bool:
+    """Whether a region's name or its identity matches one of the globs."""
+    return any(fnmatchcase(name, glob) or fnmatchcase(region, glob) for glob in globs)
+
+
+def _harm(one: Ask) -> bool:
+    """Aligned accesses of a register's size come first: others are what devices assert on."""
+    return one.size < 4 or one.offset % one.size != 0
 
 
 class _Row:
@@ -139,12 +152,13 @@ class _Prober:
 
     # -- all regions ---------------------------------------------------------------------------
 
-    def rows(self, *, writes: bool) -> list[ContractRow]:
+    def rows(self, *, writes: bool, regions: Sequence[str]) -> list[ContractRow]:
         session = self.session()
         rows = []
         for region in session.device_regions():
             place = Place.of(session, region)
-            if place is not None:
+            wanted = not regions or matches(region.name, str(region.key), regions)
+            if place is not None and wanted:
                 rows.append(_Row(place, session.contract_key(region)))
         for row in rows:
             why = self._unaskable(row)
@@ -186,7 +200,7 @@ class _Prober:
             row.reads = Access(unknown="reads come from memory (ROMD mode)")
             return
         notes: list[str] = []
-        windows = every_size(place, first_windows(place))
+        windows = sorted(every_size(place, first_windows(place)), key=_harm)
         probes = self._gather(row, windows, notes)
         elsewhere = self._gather(row, powers_of_two(place), notes) if probes else []
         row.probes = probes + elsewhere
@@ -228,7 +242,7 @@ class _Prober:
             self.drop()  # RAM at 0 must be as the machine has it: that is the command
         notes: list[str] = []
         asks = [self._valued(row, one) for one in
-                every_size(place, first_windows(place), is_write=True)]
+                sorted(every_size(place, first_windows(place), is_write=True), key=_harm)]
         probes = self._gather(row, asks, notes)
         self._after_writes(notes)
         if probes and not row.reads.order and row.name not in KICK_REGIONS:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from fnmatch import fnmatchcase
 from pathlib import Path
 
-from qemuglue.campaign.contracting import probe_machine
+from qemuglue.campaign.contracting import matches, probe_machine
 from qemuglue.cli.common import (
     Exit,
     add_build,
@@ -38,10 +37,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("machine", nargs="?", metavar="MACHINE", help="TARGET/NAME, such as x86_64/q35")
     add("--region", action="append", default=[], metavar="GLOB",
-        help="only regions whose name or identity matches; may be repeated")
+        help="ask only regions whose name or identity matches; may be repeated")
     add("--reads-only", action="store_true", help="write nothing: faster, and half as much known")
     add("--evidence", "-v", action="store_true", help="show below each region how it is known")
-    add("--save", type=Path, metavar="FILE", help="also write the whole table as JSON")
+    add("--save", type=Path, metavar="FILE", help="also write the table as JSON")
     add("--load", type=Path, metavar="FILE", help="take a saved table instead of asking a machine")
     add("--against", type=Path, metavar="FILE",
         help="compare with this saved table, which is the older one")
@@ -80,13 +79,19 @@ def run(args: argparse.Namespace) -> int:
 
 def _asked(args: argparse.Namespace) -> ContractTable:
     [build] = builds_of(args)
-    return probe_machine(build, args.machine, args.qemu_args, writes=not args.reads_only)
+    table = probe_machine(build, args.machine, args.qemu_args, writes=not args.reads_only,
+                          regions=args.region)
+    if args.region and not table.rows:
+        raise UsageError(f"no device region in view of {args.machine} is called "
+                         f"{' or '.join(args.region)}; "
+                         f"`qemuglue map {args.machine} --flat` lists them")
+    return table
 
 
 def _compare(args: argparse.Namespace, before: ContractTable, after: ContractTable) -> int:
     changes = [
         change for change in differences(before, after)
-        if not args.region or _matches(change.name, change.region, args.region)
+        if not args.region or matches(change.name, change.region, args.region)
     ]
     if args.json:
         print_json({
@@ -110,15 +115,11 @@ def _label(table: ContractTable) -> str:
 
 
 def _chosen(table: ContractTable, globs: list[str]) -> list[ContractRow]:
-    rows = [row for row in table.rows if not globs or _matches(row.name, row.region, globs)]
+    rows = [row for row in table.rows if not globs or matches(row.name, row.region, globs)]
     if globs and not rows:
         names = ", ".join(dict.fromkeys(row.name for row in table.rows))
         raise UsageError(f"no region is called {' or '.join(globs)}; there are {names}")
     return rows
-
-
-def _matches(name: str, region: str, globs: list[str]) -> bool:
-    return any(fnmatchcase(name, glob) or fnmatchcase(region, glob) for glob in globs)
 
 
 def load(path: Path) -> ContractTable:

@@ -72,7 +72,7 @@ class Probe:
     data: bytes
     #: One dispatch of the whole size, never cut (``Rules.ports_single_dispatch``).
     single: bool = False
-    #: The device accessed others before it answered.
+    #: The device accessed others meanwhile.
     nested: bool = False
 
     @property
@@ -263,7 +263,9 @@ def own_lines(
             assert event.refusal is not None, event
             why, least, most = event.refusal
             seen = Seen(event.address, event.size, 0, why.value, least, most)
-        if not one.offset <= seen.offset < one.offset + one.size:
+        # No access to the region begins behind its end; one may run over it.
+        first_behind = event.kind is wanted and not pointer and seen.offset >= stop
+        if first_behind or not one.offset <= seen.offset < one.offset + one.size:
             if crossing:
                 return
             continue
@@ -272,14 +274,11 @@ def own_lines(
 
 
 def _nested(events: list[Event], region: MemoryRegion) -> bool:
-    """Whether a line of another region comes before one of ``region``."""
-    foreign = False
-    for event in events:
-        if event.kind in _ACCESSES:
-            if event.name == region.name:
-                return foreign
-            foreign = True
-    return foreign
+    """Whether an access that lies in the region left lines of others: before its own (a read is
+    logged when it is done) or behind it (a write when it begins)."""
+    return any(
+        event.kind in _ACCESSES and event.name != region.name for event in events
+    )
 
 
 # -- where ---------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from witness_events import (
     message,
     random_contract,
     refusal,
+    remapped,
     space_of,
     unassigned,
 )
@@ -328,6 +329,12 @@ def test_what_is_not_the_regions_own_is_left_out() -> None:
     assert own([mine, call(twin, 0, 4, 2), mine], dev, behind) == [0xFC]
     assert own([mine, refusal(dev, 0, 4, Reason.UNALIGNED)], dev, behind) == [0xFC]
     assert own([unassigned(0x70, 4), mine], dev, behind) == []
+    # A namesake's call right behind the end, after refusals, which name no pointer.
+    refused = refusal(dev, 0xFC, 4, Reason.UNALIGNED)
+    follows = call(dev, 0x100, 4, 1)._replace(mr=1)
+    assert own([refused, follows], dev, behind) == [0xFC]
+    over = call(dev, 0xFF, 1, 1), call(dev, 0x100, 1, 1)
+    assert own([*over], dev, Ask(0xFF, 2)) == [0xFF, 0x100]
     assert own([mine, call(dev, 0xFC, 4, 1, is_write=True)], dev, inside) == [0xFC]
     [seen] = own_lines([refusal(dev, 2, 2, Reason.REJECTED)], dev, BASE, Ask(2, 2), 0x100)
     assert (seen.offset, seen.size, seen.reason) == (2, 2, "rejected")
@@ -338,8 +345,8 @@ def test_a_device_may_access_others_before_its_own_line() -> None:
     space_of((BASE, dev), (BASE + 0x100, other))
     events = [unassigned(0x70, 4), call(dev, 0, 4, 1), call(other, 0, 4, 2), call(dev, 4, 4, 1)]
     assert own(events, dev, Ask(0, 8)) == [0, 4]
-    assert _nested(events, dev) and _nested(events[:1], dev)
-    assert not _nested(events[1:], dev) and not _nested([message(), *events[3:]], dev)
+    assert _nested(events, dev) and _nested(events[:1], dev) and _nested(events[1:3], dev)
+    assert not _nested([message(), *events[3:], remapped()], dev)
 
 
 def test_what_goes_on_behind_a_device_that_accesses_others_proves_nothing() -> None:
