@@ -16,6 +16,7 @@ One operation's way through the room::
 ``face``          what each host-path verb means on the model, and the reply QEMU owes
 ``evidence``      the transcript as the model's devices
 ``contracts``     what is known of each device region; ``probe`` finds it out
+``orders``        byte orders that only a write shows
 ``ram``           guest RAM compared; ``ramsource`` says where it is read
 ``pagemap``       which pages of QEMU's memory are there at all
 ``dma``           what devices were told to write into RAM

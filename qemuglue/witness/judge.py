@@ -23,6 +23,7 @@ from qemuglue.witness.death import crash_signature
 from qemuglue.witness.face import HostFace
 from qemuglue.witness.judging import Suspicion
 from qemuglue.witness.lockstep import LockStep, RunEnd, Stop
+from qemuglue.witness.orders import learn_orders, unknown_orders
 from qemuglue.witness.probe import learn_missing
 from qemuglue.witness.session import Knowledge, Session, Step
 from qemuglue.witness.verdict import Tally
@@ -102,7 +103,10 @@ def prepare(scene: Scene) -> list[str]:
     for _ in range(MAX_PREPARATIONS):
         with scene.session() as session:
             if not session.missing_contracts():
-                return failures
+                more = session.target_big and any(True for _ in unknown_orders(session))
+                if not (more and learn_orders(session)):
+                    return failures
+                continue
             try:
                 failures += learn_missing(session)
             except QemuFailure as error:

@@ -49,6 +49,8 @@ class Knowledge:
     barriers: Barriers = field(default_factory=Barriers)
     #: (region an operation was on, region its device then accessed), see ``Evidence``.
     sides: set[tuple[str, str]] = field(default_factory=set)
+    #: Keys of regions that were written to see their byte order.
+    written: set[Hashable] = field(default_factory=set)
     #: Region key to why its contract could not be learnt.
     hopeless: dict[Hashable, str] = field(default_factory=dict)
 
