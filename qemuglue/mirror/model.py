@@ -399,9 +399,9 @@ class Model:
             if region.alias is not None:
                 if self.knows and region.name in KNOWN_READONLY and region.readonly:
                     facts.append(f"{at(region)} is read-only")
-            elif region.kind in (RegionKind.IO, RegionKind.CONTAINER):
-                answers = self._default_answers(region)
-                if answers != self._defaults[region] and answers == region.terminates:
+            elif self.knows and region.kind in (RegionKind.IO, RegionKind.CONTAINER):
+                answers = KNOWN_ANSWERS.get(region.name)
+                if answers is region.terminates and answers == bool(region.subregions):
                     facts.append(f"{at(region)} {does(answers)} for itself")
         return Inference(bits=len(facts), facts=tuple(facts))
 
