@@ -13,6 +13,8 @@ from qemuglue.memory import MemoryRegion, RegionKind, flatview
 from qemuglue.mirror import Mirror
 from qemuglue.mirror.order import arrange
 from qemuglue.mirror.shadow import occurrences
+from qemuglue.mirror.watch import Watch
+from qemuglue.qemu.events import parse
 
 DATA = Path(__file__).parent.parent / "data" / "mtree"
 MACHINES = sorted(path.stem for path in DATA.glob("*.tree"))
@@ -494,3 +496,133 @@ def test_what_a_disabled_part_holds_is_not_seen() -> None:
     fake, _ = machine((0, 0, ram), (0, 1, MemoryRegion.alias_of("window", box, 0, 0x100)))
     seen = {one.region.name: one.state for one in occurrences(Mirror.take(fake.hmp).memory)}
     assert seen["window"] == "empty" and seen["ram"] == "shown"
+
+
+# Section: prediction
+
+
+def bridged() -> tuple[FakeMtree, dict[str, MemoryRegion], MemoryRegion]:
+    """A bridge with two windows and a device's BAR over both, which is the newest."""
+    bus = MemoryRegion.container_of("pci_bridge_pci", 1 << 32, owner="/b")
+    bus.add_subregion(0x1000, MemoryRegion.io("inner", 0x3000, owner="/inner"))
+    parts = {
+        "pref": MemoryRegion.alias_of("pci_bridge_pref_mem", bus, 0x1000, 0x1000, owner="/b"),
+        "mem": MemoryRegion.alias_of("pci_bridge_mem", bus, 0x2000, 0x1000, owner="/b"),
+        "bar": MemoryRegion.io("bar", 0x2000, owner="/d"),
+    }
+    fake, system = machine((0x1000, 1, parts["pref"]), (0x2000, 1, parts["mem"]),
+                           (0x1800, 1, parts["bar"]))
+    return fake, parts, system
+
+
+def put_back(system: MemoryRegion, region: MemoryRegion) -> None:
+    addr, priority = region.addr, region.priority
+    system.del_subregion(region)
+    system.add_subregion_overlap(addr, region, priority)
+
+
+def test_windows_of_a_bridge_are_added_anew_together() -> None:
+    fake, parts, system = bridged()
+    mirror = Mirror.take(fake.hmp)
+    assert mirror.exact and shown(mirror, 0x2000) == shown(mirror, 0x1800) == "bar"
+    for name in ("pref", "mem"):
+        put_back(system, parts[name])
+    parts["mem"].set_size(0x800)  # this is what the text shows of it
+    result = mirror.refresh(fake.hmp)
+    assert result.predicted, [str(difference) for difference in result.differences]
+    assert shown(mirror, 0x1800) == shown(mirror, 0x2000) == "inner"
+    assert shown(mirror, 0x2900) == "bar"
+
+
+def test_an_order_of_equals_tells_what_was_away() -> None:
+    one, other, low = (MemoryRegion.io(name, 0x20, owner=f"/{name}") for name in "abc")
+    fake, system = machine((0x10, 0, one), (0, 0, low), (0x10, 0, other))
+    mirror = Mirror.take(fake.hmp)
+    assert mirror.exact and shown(mirror, 0x10) == "b"
+    put_back(system, low)
+    mirror.refresh(fake.hmp)
+    assert mirror.exact and shown(mirror, 0x10) == "c"
+    put_back(system, one)
+    result = mirror.refresh(fake.hmp)
+    assert result.predicted and shown(mirror, 0x10) == "a"
+
+
+def test_a_closed_window_is_empty_and_a_byte_wide_one_is_learnt() -> None:
+    ram = MemoryRegion.ram("ram", 0x100)
+    window = MemoryRegion.alias_of("window", ram, 0, 0)
+    fake, _ = machine((0x10, 1, window), (0, 0, MemoryRegion.io("dev", 0x100)))
+    mirror = Mirror.take(fake.hmp)
+    assert mirror.exact and not mirror.inference.total
+    window.set_size(1)
+    mirror.refresh(fake.hmp)
+    assert mirror.exact and "is not empty" in mirror.inference.facts[0]
+    window.set_size(0x10)
+    assert mirror.refresh(fake.hmp).predicted
+
+
+def test_what_is_known_by_name_is_judged_and_counted_apart() -> None:
+    """Here the window is not read-only at all, whatever QEMU's own of that name is."""
+    ram = MemoryRegion.ram("ram", 0x1000)
+    window = MemoryRegion.alias_of("pam-rom", ram, 0x100, 0x100, owner="/machine/mch")
+    fake, _ = machine((0, 0, ram), (0x100, 1, window))
+    mirror = Mirror.take(fake.hmp)
+    assert mirror.exact and not mirror.known.total
+    assert mirror.plain.exact == 1 and "is not read-only" in mirror.inference.facts[0]
+    window.set_readonly(True)
+    fresh = Mirror.take(fake.hmp)
+    assert fresh.exact and fresh.known.bits == 1 and not fresh.inference.total
+    assert fresh.plain.exact == 0, "without the table it would not have been right"
+
+
+def test_only_touched_views_are_drawn_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    ram, bar = MemoryRegion.ram("ram", 0x100), MemoryRegion.io("bar", 0x10)
+    inside = MemoryRegion.container_of("inside", 0x100)
+    inside.add_subregion(0x20, bar)
+    left, right = (MemoryRegion.container_of(name, 1 << 32) for name in ("left", "right"))
+    left.add_subregion(0x1000, ram)
+    left.add_subregion(0x2000, MemoryRegion.io("side", 4))
+    right.add_subregion(0x1000, MemoryRegion.alias_of("shown", inside, 0, 0x100))
+    right.add_subregion(0x2000, MemoryRegion.io("other", 4))
+    fake = FakeMtree([("memory", left), ("device", right)])
+    mirror = Mirror.take(fake.hmp)
+    kept, redrawn = (space.view for space in mirror.spaces)
+    bar.set_address(0x40)
+    assert mirror.refresh(fake.hmp).predicted
+    assert mirror.spaces[0].view is kept and mirror.spaces[1].view is not redrawn
+
+
+def test_the_same_views_in_another_order_are_no_change() -> None:
+    fake, _ = machine((0, 0, MemoryRegion.ram("ram", 0x100)))
+    fake.spaces.append(("other", MemoryRegion.io("other", 0x10)))
+    turned = False
+
+    def hmp(line: str) -> str:
+        text = fake.hmp(line)
+        if turned and "-f" in line:
+            views = text.replace("\r\n", "\n").strip("\n").split("\n\n")
+            text = "\n\n".join(views[::-1]) + "\n\n"
+        return text
+
+    mirror = Mirror.take(hmp)
+    turned = True
+    assert not mirror.refresh(hmp).changed and mirror.generation == 1
+
+
+def test_a_watch_is_told_and_forgets_only_by_a_refresh() -> None:
+    bar = MemoryRegion.io("bar", 0x20)
+    fake, _ = machine((0x100, 1, bar), (0x300, 0, MemoryRegion.ram("ram", 0x100)))
+    mirror = Mirror.take(fake.hmp)
+    watch = Watch(mirror, fake.hmp)
+    access = b"memory_region_ops_read cpu -1 mr 0x1 addr 0x100 value 0x0 size 4 name 'bar'\n"
+    drawn = b"flatview_new 0x5555 (root 0x6666)\n"
+    assert not watch.see(parse(access)) and not watch.see_text(access)
+    assert not watch.hear(["STOP", "RTC_CHANGE"]) and watch.refresh() is None
+    bar.set_address(0x180)
+    assert watch.see(parse(access + drawn)) and watch.see(parse(access)) and watch.drawn == 1
+    result = watch.refresh()
+    assert result is not None and result.predicted and shown(mirror, 0x180) == "bar"
+    assert not watch.stale and not watch.see_text(access)
+    assert watch.see_text(drawn + drawn) and watch.drawn == 2
+    again = watch.refresh()
+    assert again is not None and not again.changed
+    assert watch.hear(["DEVICE_DELETED"])
