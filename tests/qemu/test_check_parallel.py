@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from qemuglue.campaign import schedule
 from qemuglue.campaign.check_jobs import find, jobs_of, machines_of, show
 from qemuglue.campaign.check_run import CheckRun, run_check
 from qemuglue.campaign.schedule import _children
@@ -23,7 +24,14 @@ from qemuglue.program.text import parse
 from qemuglue.qemu.builds import Build
 from qemuglue.witness.oddities import standard
 
-pytestmark = pytest.mark.qemu
+pytestmark = [
+    pytest.mark.qemu, pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")]
+
+
+@pytest.fixture(autouse=True)
+def forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What runs the tests side by side has a thread of its own that does nothing meanwhile."""
+    monkeypatch.setattr(schedule, "_one_thread", lambda: True)
 
 ENDED = "QEMU was ended by SIGKILL"
 
