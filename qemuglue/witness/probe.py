@@ -39,6 +39,13 @@ def learn_missing(session: Session) -> list[str]:
             session.knowledge.hopeless[session.contract_key(region)] = why
             raise answers.ended
         probes = list(answers.probes)
+        ports = Place.as_ports(session, region) if rules.ports_single_dispatch else None
+        if ports is not None and not place.ports:  # one dispatch tells more than pieces do
+            inside = ports.main.offset + ports.main.size
+            asks = [one for one in every_size(ports, first_windows(ports), is_write=False)
+                    if one.offset + one.size <= inside]
+            answers = ask(session, ports, asks, rules)
+            probes += answers.probes
         learned = explain(rules, probes, cache)
         if learned is None:
             why = follows_none(rules, probes)
@@ -47,6 +54,8 @@ def learn_missing(session: Session) -> list[str]:
             failures.append(f"{region.name}: {why}")
             continue
         session.knowledge.contracts.put(session.contract_key(region), learned)
+        if answers.ended is not None:  # the ports of it did; the memory has told enough
+            raise answers.ended
         if learned.has_veto and not writes_only(place):
             asker = _Asker(session, place, rules)
             learned.reads = learn_veto(place, learned.contract, asker)

@@ -109,6 +109,17 @@ class Place:
                 return cls(region, space.name, ports, tuple(found))
         return None
 
+    @classmethod
+    def as_ports(cls, session: Session, region: MemoryRegion) -> Place | None:
+        """Where it shows among the ports, if it shows in memory too (boards map their ports)."""
+        io = session.mirror.io
+        if io is None:
+            return None
+        found = sorted(
+            (s for s in io.view.sections if s.region is region),
+            key=lambda s: (s.offset, s.start))
+        return cls(region, io.name, True, tuple(found)) if found else None
+
     @property
     def verbs(self) -> dict[int, tuple[str, str]]:
         """The sizes there are, each with its read and its write."""
