@@ -256,13 +256,13 @@ class Mirror:
                 found.root = root
             spaces.append(found)
         self.spaces = tuple(spaces)
-        self._show(incrementally=True)
+        self._show()
 
-    def _show(self, *, incrementally: bool = False) -> None:
-        """Draw every root once, or (``incrementally``) only those a change since the last
-        drawing can have touched, and give each space its view."""
+    def _show(self) -> None:
+        """Draw every root that a change since the last drawing can have touched, once, and give
+        each space its view."""
         now = looks(self._model.regions)
-        again = touched(self._looks, now) if incrementally else None
+        again = touched(self._looks, now)
         self._looks = now
         views: dict[MemoryRegion, FlatView] = {}
         drawn: dict[MemoryRegion | None, FlatView] = {}
@@ -270,7 +270,7 @@ class Mirror:
             for space in self.spaces:
                 root = space.root
                 if root not in views:
-                    kept = again is not None and root in self._views and root not in again
+                    kept = root in self._views and root not in again
                     views[root] = self._views[root] if kept else draw(root, drawn)
                 space.show(root, views[root])
         self._views = views

@@ -626,3 +626,28 @@ def test_a_watch_is_told_and_forgets_only_by_a_refresh() -> None:
     again = watch.refresh()
     assert again is not None and not again.changed
     assert watch.hear(["DEVICE_DELETED"])
+
+
+def test_a_window_that_shows_another_part_is_drawn_again() -> None:
+    ram = MemoryRegion.ram("ram", 0x1000)
+    window = MemoryRegion.alias_of("window", ram, 0, 0x100)
+    fake, _ = machine((0x4000, 0, window))
+    mirror = Mirror.take(fake.hmp)
+    window.set_alias_offset(0x200)
+    assert mirror.refresh(fake.hmp).predicted
+    assert mirror.memory.view.lookup(0x4000).offset == 0x200
+
+
+def test_windows_of_a_bridge_come_in_their_turn() -> None:
+    """Both anew in one change: the ordinary one is added after the prefetchable one."""
+    buses = [MemoryRegion.io(name, 1 << 32, owner="/b") for name in ("low", "high")]
+    pref = MemoryRegion.alias_of("pci_bridge_pref_mem", buses[1], 0, 0, owner="/b")
+    mem = MemoryRegion.alias_of("pci_bridge_mem", buses[0], 0, 0, owner="/b")
+    fake, system = machine((0x1000, 1, pref), (0x1000, 1, mem))
+    mirror = Mirror.take(fake.hmp)
+    for region, at in ((pref, 0x4000), (mem, 0x2000)):
+        system.del_subregion(region)
+        region.set_size(0x4000)
+        system.add_subregion_overlap(at, region, 1)
+    result = mirror.refresh(fake.hmp)
+    assert result.predicted and shown(mirror, 0x4000) == "low"
