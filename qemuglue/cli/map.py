@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,8 @@ from qemuglue.mirror import Mirror
 from qemuglue.qemu.builds import Build
 from qemuglue.qemu.config import QemuConfig, machine_name
 from qemuglue.qemu.process import QemuProcess
+from qemuglue.qemu.quirks import prints_owners
+from qemuglue.qemu.ways import start
 
 if TYPE_CHECKING:
     from qemuglue.report.address_text import Explanation, Question
@@ -70,8 +73,7 @@ def run(args: argparse.Namespace) -> int:
     target, machine = machine_name(args.machine)
     config = QemuConfig(build=build, target=target, machine=machine,
                         args=tuple(args.qemu_args), transcript=False)
-    with QemuProcess(config) as qemu:
-        mirror = Mirror.take(qemu.monitor.hmp)
+    mirror = _taken(config)
     mirror.topology.rules = rules_for(build.version_tuple)
     for space in mirror.spaces:
         space.rules = mirror.topology.rules
@@ -104,6 +106,18 @@ def run(args: argparse.Namespace) -> int:
         elif not mirror.exact:
             progress(f"the map is not exact: {mirror.score} views equal QEMU's own")
     return Exit.NOTHING_FOUND if mirror.exact else Exit.FOUND
+
+
+def _taken(config: QemuConfig) -> Mirror:
+    """The map of the machine; one that wants an image is given one."""
+    def attempt(tried: QemuConfig) -> Mirror:
+        with QemuProcess(tried) as qemu:
+            return Mirror.take(qemu.monitor.hmp)
+
+    mirror, _, way = start(replace(config, owners=prints_owners(config)), attempt)
+    if way:
+        progress(f"started with {way}")
+    return mirror
 
 
 def _chosen(mirror: Mirror, names: list[str]) -> list[AddressSpace]:
