@@ -287,9 +287,9 @@ def own_lines(
 def _nested(events: list[Event], region: MemoryRegion) -> bool:
     """Whether an access that lies in the region left lines of others: before its own (a read is
     logged when it is done) or behind it (a write when it begins)."""
-    return any(
-        event.kind in _ACCESSES and event.name != region.name for event in events
-    )
+    accesses = [event for event in events if event.kind in _ACCESSES]
+    pointers = {event.mr for event in accesses if event.mr and event.name == region.name}
+    return len(pointers) > 1 or any(event.name != region.name for event in accesses)
 
 
 # -- where ---------------------------------------------------------------------------------

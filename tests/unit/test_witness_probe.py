@@ -347,6 +347,7 @@ def test_a_device_may_access_others_before_its_own_line() -> None:
     assert own(events, dev, Ask(0, 8)) == [0, 4]
     assert _nested(events, dev) and _nested(events[:1], dev) and _nested(events[1:3], dev)
     assert not _nested([message(), *events[3:], remapped()], dev)
+    assert _nested([events[3]._replace(mr=1), events[3]], dev), "a namesake of its own"
 
 
 def test_what_goes_on_behind_a_device_that_accesses_others_proves_nothing() -> None:
