@@ -427,13 +427,14 @@ def resident_bytes(pid: int) -> int:
 def _children(parents: Set[int]) -> Iterator[int]:
     """Ids of the processes whose parent is one of ``parents``; /proc/PID/task/PID/children is
     not there in every kernel."""
-    for entry in os.scandir("/proc"):
-        if not entry.name.isdecimal():
-            continue
+    with os.scandir("/proc") as entries:
+        ids = [entry.name for entry in entries if entry.name.isdecimal()]
+    for pid in ids:
         try:
             # The name before the state may hold blanks and parentheses.
-            fields = Path(f"/proc/{entry.name}/stat").read_text(errors="replace").rpartition(")")
-            if int(fields[2].split()[1]) in parents:
-                yield int(entry.name)
+            fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")
+            parent = int(fields[2].split()[1])
         except (OSError, ValueError, IndexError):
             continue
+        if parent in parents:
+            yield int(pid)
