@@ -12,6 +12,11 @@ tree text cannot tell. It starts and stops no QEMU, and it makes no access.
 ``infer``     learning from the flat views
 ``search``    choosing among explanations
 ``facts``     what was learnt, counted
+``known``     what is known of QEMU's own regions by their names, counted apart
+``likeness``  which printed line is which known region
+``moves``     which regions were added anew
+``touched``   which views a change can have touched
+``watch``     whether a mirror is stale, from the transcript
 ``views``     the comparison of views
 ``layout``    the views as programs see them
 ``shadow``    what hides what
@@ -22,6 +27,7 @@ from qemuglue.mirror.facts import Inference
 from qemuglue.mirror.identity import RegionKey
 from qemuglue.mirror.mirror import Mirror, MirroredSpace, RefreshResult, Score
 from qemuglue.mirror.views import RangeLine, ViewDifference, type_of
+from qemuglue.mirror.watch import Watch
 
 __all__ = [
     "Inference",
@@ -32,5 +38,6 @@ __all__ = [
     "RegionKey",
     "Score",
     "ViewDifference",
+    "Watch",
     "type_of",
 ]
