@@ -26,6 +26,7 @@ from qemuglue.errors import EnvironmentFailure, LaunchError, QemuFailure, UsageE
 from qemuglue.qemu.builds import Build, parse_version
 from qemuglue.qemu.builds_machines import Machine, machine_list
 from qemuglue.qemu.config import QemuConfig, VmMode, machine_name
+from qemuglue.witness.contract_table import ContractTable
 from qemuglue.witness.judge import Judgement, Scene, prepare, replay
 from qemuglue.witness.oddities import Oddity, standard
 from qemuglue.witness.session import Knowledge
@@ -53,6 +54,8 @@ class CheckJob:
     defect: str = ""
     folder: Path = Path()
     oddity: str = ""
+    qom: bool = False
+    contracts: ContractTable | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +84,15 @@ def machines_of(build: Build, targets: Sequence[str]) -> list[Machine]:
 
 def jobs_of(
     chosen: Sequence[tuple[Build, str]], *, args: Sequence[str], ops: int, seed: int,
-    defect: str, folder: Path,
+    defect: str, folder: Path, qom: bool = False, contracts: Sequence[ContractTable] = (),
 ) -> list[CheckJob]:
-    """A job for each machine and, where accesses are made and the machine is as QEMU makes it,
-    one for each oddity in scope: once a build, on the machine its program names."""
+    """A job for each machine, with the contracts saved of it if there are any; and, where
+    accesses are made and the machine is as QEMU makes it, one for each oddity in scope: once a
+    build, on the machine its program names."""
+    saved = {table.machine: table for table in contracts}
     machines = [
         CheckJob(build=build, machine=machine, args=tuple(args), ops=ops, seed=seed,
-                 defect=defect, folder=folder)
+                 defect=defect, folder=folder, qom=qom, contracts=saved.get(machine))
         for build, machine in chosen
     ]
     if not ops or args or defect:
@@ -127,7 +132,7 @@ def perform(job: CheckJob) -> CheckResult | Shown:
 def _check(job: CheckJob) -> CheckResult:
     return check_machine(
         job.build, job.machine, args=job.args, ops=job.ops, seed=job.seed, defect=job.defect,
-        folder=job.folder,
+        folder=job.folder, qom=job.qom, contracts=job.contracts,
     )
 
 

@@ -34,6 +34,8 @@ from qemuglue.program.operation import Operation, Place, Program
 from qemuglue.qemu.builds import Build
 from qemuglue.qemu.config import QemuConfig, VmMode, machine_name
 from qemuglue.witness.account import Account, Difference
+from qemuglue.witness.contract_table import ContractTable
+from qemuglue.witness.contracts import contracts_for
 from qemuglue.witness.elf_dump import check_dump
 from qemuglue.witness.judge import Judgement, Scene, failure_judgement, resolve
 from qemuglue.witness.lockstep import LockStep, Stop
@@ -75,11 +77,13 @@ _CPU_SPACE = "cpu-memory-0"
 
 def check_machine(
     build: Build, machine: str, *, args: Sequence[str] = (), ops: int = DEFAULT_OPS,
-    seed: int = 0, defect: str = "", qom: bool = False, folder: Path,
+    seed: int = 0, defect: str = "", qom: bool = False,
+    contracts: ContractTable | None = None, folder: Path,
 ) -> CheckResult:
     """Check ``TARGET/NAME``. Findings are recorded under ``folder``. Never raises for what QEMU
     does: that is a result. Without operations only the map is judged, by one QEMU; its object
-    model is asked too with operations or ``qom``.
+    model is asked too with operations or ``qom``. The devices are held to ``contracts``, perhaps
+    of another build; regions that are not in it are probed.
 
     :raise UsageError: the build has no such machine, no such defect, too many operations.
     :raise BuildError: the build has no binary for the target.
@@ -90,6 +94,7 @@ def check_machine(
     build.binary(target)
     check = _Check(build, target, name, tuple(args), ops, seed, defect, folder)
     check.qom = qom or ops > 0
+    check.saved = contracts
     return check.run()
 
 
@@ -125,6 +130,7 @@ class _Check:
         #: The machine decides the stream too: two machines are not given the same numbers.
         self.rng = Random(f"{seed}/{self.machine}")
         self.qom = False
+        self.saved: ContractTable | None = None
         self.setup = ""
         self.map = MapResult()
         self.map_accounts: tuple[Account, ...] = ()
@@ -218,6 +224,8 @@ class _Check:
 
     def _access(self) -> None:
         self.knowledge = Knowledge()
+        if self.saved is not None:
+            self._take_saved(self.saved)
         explorer = Explorer(
             self._scene(self.knowledge), self.folder, seed=self.seed, defect=self.defect,
             on_finding=self._on_finding,
@@ -240,6 +248,16 @@ class _Check:
             self.ram = tuple(explorer.session().ram.coverage())
         finally:
             explorer.close()
+
+    def _take_saved(self, saved: ContractTable) -> None:
+        """Know what the table says before anything is probed, and tell how much that is: a
+        region that is not in it is probed in silence."""
+        with self._scene(Knowledge()).session() as session:
+            regions = list(session.device_regions())
+        self.knowledge.contracts = contracts = contracts_for(saved, regions)
+        used = sum(contracts.get(region.key) is not None for region in regions)
+        self.notes.append(f"{used} of {len(regions)} device regions were held to the contracts "
+                          f"saved of {saved.build}")
 
     @property
     def _performed(self) -> int:

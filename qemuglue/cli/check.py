@@ -25,9 +25,11 @@ from qemuglue.cli.common import (
     print_json,
     progress,
 )
+from qemuglue.cli.contracts import load
 from qemuglue.errors import UsageError
 from qemuglue.qemu.builds import Build
 from qemuglue.qemu.config import machine_name
+from qemuglue.witness.contract_table import ContractTable
 from qemuglue.witness.oddities import Oddity, standard
 
 NAME = "check"
@@ -65,6 +67,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--defect", metavar="NAME",
         help="plant this defect in the model, to see that it is found "
              "(`qemuglue targets --defects` lists them)")
+    add("--qom", action="store_true",
+        help="compare each region with QEMU's object model also where no access is made "
+             "(with accesses it always is)")
+    add("--contracts", type=Path, action="append", default=[], metavar="FILE",
+        help="hold the devices to the contracts that `qemuglue contracts MACHINE --save FILE` "
+             "wrote, perhaps of another build; what is not in them is probed; may be repeated")
     add("--oddities", action="store_true",
         help="only print what is known to be odd in QEMU and is not reported as a divergence")
     add_json(parser)
@@ -81,6 +89,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"no defect {args.defect!r}; there are {', '.join(DEFECTS)}")
     standard()  # a file of oddities that cannot be read is told before any work
     chosen = _chosen(args, builds_of(args))
+    contracts = _contracts(args, [machine for _, machine in chosen])
     # After the arguments were looked at: they bring rich and an XML writer.
     from qemuglue.report.check_json import document
     from qemuglue.report.check_text import PipeConsole, line, print_check
@@ -100,7 +109,8 @@ def run(args: argparse.Namespace) -> int:
 
     with _folder(args.out) as folder:
         jobs = jobs_of(chosen, args=args.qemu_args, ops=args.ops, seed=seed,
-                       defect=args.defect or "", folder=folder)
+                       defect=args.defect or "", folder=folder, qom=args.qom,
+                       contracts=contracts)
         workers = min(args.jobs or os.cpu_count() or 1, len(jobs))
         if len(jobs) > 1:
             progress(f"{len(chosen)} machines, {workers} at a time")
@@ -130,6 +140,23 @@ def _exit(results: list[CheckResult], *, every: bool) -> Exit:
     if Status.ERROR in statuses or (Status.NOT_STARTED in statuses and not every):
         return Exit.ERROR
     return Exit.NOTHING_FOUND
+
+
+def _contracts(args: argparse.Namespace, machines: list[str]) -> list[ContractTable]:
+    """The saved tables.
+
+    :raise UsageError: a file is none, is of a machine that is not checked, or is the second of
+        one machine.
+    """
+    tables: dict[str, ContractTable] = {}
+    for path in args.contracts:
+        table = load(path)
+        if table.machine not in machines:
+            raise UsageError(f"{path}: contracts of {table.machine}, which is not checked here")
+        if table.machine in tables:
+            raise UsageError(f"{path}: contracts of {table.machine}, as another file has them")
+        tables[table.machine] = table
+    return list(tables.values())
 
 
 @contextmanager

@@ -8,9 +8,11 @@ device whose probed registers all read the same backwards.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
+from qemuglue.memory import MemoryRegion
 from qemuglue.memory.contract import Contract, Endian
 from qemuglue.mirror import RegionKey
 from qemuglue.witness.contract_table import Accepts, ContractRow, ContractTable
@@ -135,6 +137,35 @@ def contracts_of(table: ContractTable) -> Contracts:
         learned = learned_of(row)
         if learned is not None:
             contracts.put(key_of(row), learned)
+    return contracts
+
+
+def contracts_for(table: ContractTable, regions: Iterable[MemoryRegion]) -> Contracts:
+    """The same, under the identities that the regions have in another build. The path of an
+    owner is numbered by QEMU as it makes devices (``/machine/unattached/device[5]``), so what
+    is left of one name and size on both sides is paired in address order."""
+    contracts = contracts_of(table)
+    keys = {key_of(row) for row in table.rows}
+    strange: defaultdict[tuple[str, int], list[MemoryRegion]] = defaultdict(list)
+    for region in regions:
+        if region.key in keys:
+            keys.discard(region.key)
+        else:
+            strange[region.name, region.size].append(region)
+    left: defaultdict[tuple[str, int], list[ContractRow]] = defaultdict(list)
+    for row in table.rows:
+        if key_of(row) in keys:
+            left[row.name, row.size].append(row)
+    for nature, unknown in strange.items():
+        rows = left[nature]
+        if len(rows) != len(unknown):
+            continue  # which is which is anybody's guess
+        rows.sort(key=lambda row: (row.space, row.address))
+        unknown.sort(key=lambda region: region.absolute())
+        for row, region in zip(rows, unknown, strict=True):
+            learned = learned_of(row)
+            if learned is not None:
+                contracts.put(region.key, learned)
     return contracts
 
 
