@@ -40,11 +40,13 @@ class RegionKey:
 class Spec:
     """One region as the text tells it. ``children`` are in print order."""
 
-    __slots__ = ("children", "key", "name", "node", "options", "parent", "same", "shape",
-                 "target", "weight")
+    __slots__ = ("children", "key", "line", "name", "node", "options", "parent", "same",
+                 "shape", "target", "weight")
 
-    def __init__(self, node: TreeNode, parent: Spec | None) -> None:
+    def __init__(self, node: TreeNode, parent: Spec | None, first_line: int) -> None:
         self.node = node
+        #: Its line in the text, from 1.
+        self.line = first_line + node.line
         self.parent = parent
         self.children: tuple[Spec, ...] = ()
         self.name = node.name
@@ -83,8 +85,8 @@ def identify(text: TreeText) -> Identity:
     """Find the regions behind the lines. Raises ProtocolError if an alias shows a region
     that is not listed."""
     shapes: dict[tuple[object, ...], int] = {}
-    own = [(listing, _specs(listing.root, shapes)) for listing in text.spaces]
-    targets = [_specs(listing.root, shapes) for listing in text.targets]
+    own = [(listing, _specs(listing, shapes)) for listing in text.spaces]
+    targets = [_specs(listing, shapes) for listing in text.targets]
     roots = [root for _, root in own if root is not None]
     shown = [root for root in targets if root is not None]
     _unify(roots, shown)
@@ -98,12 +100,12 @@ def identify(text: TreeText) -> Identity:
     )
 
 
-def _specs(root: TreeNode | None, shapes: dict[tuple[object, ...], int]) -> Spec | None:
-    if root is None:
+def _specs(listing: Listing, shapes: dict[tuple[object, ...], int]) -> Spec | None:
+    if listing.root is None:
         return None
 
     def make(node: TreeNode, parent: Spec | None) -> Spec:
-        spec = Spec(node, parent)
+        spec = Spec(node, parent, listing.line)
         if node.children:
             spec.children = tuple(make(child, spec) for child in node.children)
             spec.weight += sum(child.weight for child in spec.children)
@@ -115,7 +117,7 @@ def _specs(root: TreeNode | None, shapes: dict[tuple[object, ...], int]) -> Spec
         spec.shape = shapes.setdefault(shape, len(shapes))
         return spec
 
-    return make(root, None)
+    return make(listing.root, None)
 
 
 def walk(spec: Spec) -> Iterator[Spec]:
@@ -190,7 +192,8 @@ def _meet(
                 if own_first:
                     return False
                 raise ProtocolError(
-                    f"alias {spec.name!r} shows {spec.node.target!r}, which is not listed",
+                    f"line {spec.line}: alias {spec.name!r} shows {spec.node.target!r}, "
+                    "which is not listed",
                     channel=TREE_COMMAND, text=spec.node.target,
                 )
             fresh = shown[met] if met in numbers else None

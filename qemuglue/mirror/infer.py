@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from qemuglue.memory import FlatView, MemoryRegion, MemoryRegionSection, RegionKind
+from qemuglue.mirror.effort import Effort
 from qemuglue.mirror.facts import Pair
 from qemuglue.mirror.layers import Layer, disagreements, draw, layers, passed_over
 from qemuglue.mirror.model import Model
@@ -52,12 +53,15 @@ class Observed:
 
 class Learner:
     """One run over a set of observed views. Where one address can be explained in several
-    ways, ``last_first`` takes the lowest fitting region instead of the topmost."""
+    ways, ``last_first`` takes the lowest fitting region instead of the topmost. Every method
+    raises ProtocolError when ``effort`` is spent; what was learnt up to then holds."""
 
     def __init__(
-        self, model: Model, observed: Sequence[Observed], *, last_first: bool = False
+        self, model: Model, observed: Sequence[Observed], effort: Effort, *,
+        last_first: bool = False,
     ) -> None:
         self.model = model
+        self.effort = effort
         self.last_first = last_first
         self.observed = observed
         self.views: dict[MemoryRegion, FlatView] = {}
@@ -75,7 +79,7 @@ class Learner:
         drawn: dict[MemoryRegion | None, FlatView] = {}
         for view in self.observed:
             if view.root not in self.views:
-                self.views[view.root] = draw(view.root, drawn)
+                self.views[view.root] = draw(view.root, self.effort, drawn)
         return len(self.wrong())
 
     def wrong(self) -> list[Observed]:
@@ -93,6 +97,7 @@ class Learner:
 
     def _is_right(self, view: Observed) -> bool:
         drawn = self.views[view.root]
+        self.effort.spend(1 + len(drawn.sections))
         return same(drawn, view.ranges, self.model.labels) and self._right_root(view)
 
     def _right_root(self, view: Observed) -> bool:
@@ -107,10 +112,14 @@ class Learner:
                 break
             left = self.draw()
         labels = self.model.labels
+        wrong = self.wrong()
+        self.effort.spend(sum(
+            len(self.views[view.root].sections) + len(view.ranges) for view in wrong
+        ))
         return sum(
             len(differences(view.space, model_lines(self.views[view.root], labels),
                             qemu_lines(view.ranges))) or 1
-            for view in self.wrong()
+            for view in wrong
         )
 
     def _round(self) -> bool:
@@ -118,7 +127,7 @@ class Learner:
         progress = False
         for view in self.wrong():
             if progress:  # what was learnt from the view before may have put this one right
-                self.views[view.root] = draw(view.root)
+                self.views[view.root] = draw(view.root, self.effort)
                 if self._is_right(view):
                     continue
             drawn = self.views[view.root]
@@ -126,6 +135,7 @@ class Learner:
                 progress = True
                 continue
             cut = True
+            self.effort.spend(len(drawn.sections) + len(view.ranges))
             for at, section, line in disagreements(drawn, view.ranges, labels):
                 cut = False
                 roots = dict.fromkeys((drawn.root or view.root, view.root))
@@ -158,7 +168,7 @@ class Learner:
         self, root: MemoryRegion, at: int, section: MemoryRegionSection | None,
         line: FlatLine | None,
     ) -> bool:
-        stack = layers(root, at)
+        stack = layers(root, at, self.effort)
         if line is None:
             return any([self._silence(one) for one in stack if one.region.terminates])
         fitting = [one for one in stack if self._fits(one, line, at)]
@@ -209,6 +219,7 @@ class Learner:
             first, second = winner.path[fork], other.path[fork]
             container = first.container
             siblings = container is not None and container is second.container
+            self.effort.spend(len(container.subregions) if container is not None else 0)
             if siblings and self.model.known_order(first, second) is None:
                 assert container is not None
                 order = container.subregions
@@ -240,13 +251,16 @@ class Learner:
 
     def _unempty(self, root: MemoryRegion, at: int, line: FlatLine) -> bool:
         """A region taken for empty that is one byte after all, itself or a window to it."""
+        self.effort.spend(len(self.model.regions))
         for region in self.model.regions:
             if region.size:
                 continue
             region.size = 1
-            fits = any(self._fits(layer, line, at) and region in layer.path
-                       for layer in layers(root, at))
-            region.size = 0
+            try:
+                fits = any(self._fits(layer, line, at) and region in layer.path
+                           for layer in layers(root, at, self.effort))
+            finally:
+                region.size = 0
             if fits and self._bit(region, "empty", False):
                 return True
         return False
@@ -268,7 +282,7 @@ class Learner:
         starts = {line.start for line in ranges}
         missing = starts - {section.start for section in view.sections}
         for at in sorted(missing):
-            for layer in layers(root, at):
+            for layer in layers(root, at, self.effort):
                 if layer.region.terminates:
                     aliases = [r for r in layer.path if r.alias is not None]
                     return any(self._bit(r, "unmergeable", True) for r in aliases[::-1])
@@ -283,6 +297,7 @@ class Learner:
         if what == "terminates":
             self.model.set_terminates(region, value)
         elif what == "readonly":
+            self.effort.spend(len(self.model.regions))
             self.model.set_readonly(region, value)
         elif what == "empty":
             self.model.set_empty(region, value)
@@ -291,6 +306,7 @@ class Learner:
         return True
 
     def _pair(self, first: MemoryRegion, second: MemoryRegion) -> bool:
+        self.effort.spend(0 if first.container is None else len(first.container.subregions))
         if self.model.add_pair(first, second):
             self._pairs.add((first, second))
             return True

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from qemuglue.errors import ModelError, ProtocolError
 from qemuglue.memory import FlatView, MemoryRegion, MemoryRegionSection, render
 from qemuglue.memory.flatview import view_root
+from qemuglue.mirror.effort import Effort, drawing_of
 from qemuglue.mirror.views import Labels, owner_of, type_of
 from qemuglue.qemu.mtree import TREE_COMMAND, FlatLine
 
@@ -49,23 +50,56 @@ class Layer:
 
 
 def draw(
-    root: MemoryRegion, drawn: dict[MemoryRegion | None, FlatView] | None = None
+    root: MemoryRegion, effort: Effort, drawn: dict[MemoryRegion | None, FlatView] | None = None,
+    lines: Mapping[MemoryRegion, int] | None = None,
 ) -> FlatView:
     """The view of a space with this root; ``drawn`` collects views for spaces that share one.
     Raises ProtocolError where the text describes a tree QEMU could not have drawn, such as a
-    cycle of aliases."""
+    cycle of aliases, or where that takes more than ``effort``; ``lines`` are the regions' in
+    the text."""
+    lines = lines or {}
     try:
-        if drawn is None:
-            return render(root)
         shared = view_root(root)
-        view = drawn.get(shared)
+        view = None if drawn is None else drawn.get(shared)
         if view is None:
-            view = drawn[shared] = render(root)
+            effort.spend(drawing_of(root, effort.left), _at(root, lines))
+            view = render(root)
+            if drawn is not None:
+                drawn[shared] = view
         return view
     except ModelError as error:
-        raise ProtocolError(
-            f"the tree cannot be drawn: {error}", channel=TREE_COMMAND, text=root.name
-        ) from error
+        alias = in_itself(root)
+        what = f"{_at(root, lines)}the tree cannot be drawn: {error}" if alias is None else (
+            f"{_at(alias, lines)}alias {alias.name!r} shows "
+            f"{alias.alias.name if alias.alias else ''!r}, which it is part of itself"
+        )
+        raise ProtocolError(what, channel=TREE_COMMAND, text=root.name) from error
+
+
+def _at(region: MemoryRegion, lines: Mapping[MemoryRegion, int]) -> str:
+    return f"line {lines[region]}: " if region in lines else ""
+
+
+def in_itself(root: MemoryRegion) -> MemoryRegion | None:
+    """An alias in ``root``'s tree that leads back to what it is part of, if there is one."""
+    inside: set[MemoryRegion] = set()
+    done: set[MemoryRegion] = set()
+    stack = [(root, False)]
+    while stack:
+        region, left = stack.pop()
+        if left:
+            inside.discard(region)
+            done.add(region)
+            continue
+        if region in done or region in inside or not region.enabled:
+            continue
+        inside.add(region)
+        stack.append((region, True))
+        if region.alias is not None and region.alias in inside:
+            return region
+        stack += [(below, False) for below in (region.alias, *region.subregions)
+                  if below is not None]
+    return None
 
 
 def passed_over(root: MemoryRegion) -> list[MemoryRegion]:
@@ -87,9 +121,9 @@ def passed_over(root: MemoryRegion) -> list[MemoryRegion]:
     return passed
 
 
-def layers(root: MemoryRegion, addr: int) -> list[Layer]:
+def layers(root: MemoryRegion, addr: int, effort: Effort | None = None) -> list[Layer]:
     """Every enabled region over ``addr`` that is no alias, in the order they are resolved.
-    Raises ProtocolError where they are absurdly many."""
+    Raises ProtocolError where they are absurdly many, or more than ``effort``."""
     found: list[Layer] = []
     passed = 0
 
@@ -99,6 +133,8 @@ def layers(root: MemoryRegion, addr: int) -> list[Layer]:
             return
         nonlocal passed
         passed += 1
+        if effort is not None:
+            effort.spend(1)
         if passed > MAX_LAYERS:
             raise ProtocolError(
                 f"more than {MAX_LAYERS} regions over {addr:#x}", channel=TREE_COMMAND,

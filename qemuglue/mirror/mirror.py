@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import product
 
 from qemuglue.errors import ProtocolError
 from qemuglue.memory import AddressSpace, FlatView, MemoryRegion, Topology
 from qemuglue.memory.machine_spaces import Binding, bind
+from qemuglue.mirror.effort import efforts
 from qemuglue.mirror.facts import NOTHING, Inference
 from qemuglue.mirror.identity import identify
 from qemuglue.mirror.infer import Observed
 from qemuglue.mirror.layers import draw
 from qemuglue.mirror.layout import layout_of
 from qemuglue.mirror.model import Model
+from qemuglue.mirror.pairing import fit
 from qemuglue.mirror.search import learn
 from qemuglue.mirror.touched import Look, looks, touched
 from qemuglue.mirror.views import (
@@ -102,15 +103,18 @@ class Mirror:
         self._looks: dict[MemoryRegion, Look] = {}
         self._texts: tuple[str, str] = ("", "")
         self._layout: Layout | None = None
+        self._drawing, self._learning = efforts()
 
     @classmethod
     def take(cls, hmp: Hmp) -> Mirror:
         """Mirror what ``hmp`` talks to. Raises ProtocolError where the text is none, and what
         ``hmp`` raises. A mirror that is not exact says so (``exact``, ``differences``)."""
         mirror = cls()
+        both = efforts()
         for _ in range(MAX_TAKES):
             tree = hmp(TREE_COMMAND)
             mirror = cls()
+            mirror._drawing, mirror._learning = both
             mirror._redraw(tree)
             flat = hmp(FLAT_COMMAND)
             mirror._texts = (tree, flat)
@@ -129,6 +133,7 @@ class Mirror:
     def refresh(self, hmp: Hmp) -> RefreshResult:
         """Bring the mirror to the present map. The model changes its own tree by what the tree
         text says and draws it; only then it is compared with QEMU's views."""
+        self._drawing, self._learning = efforts()
         for _ in range(MAX_TAKES):
             tree = hmp(TREE_COMMAND)
             before = self._texts
@@ -184,7 +189,9 @@ class Mirror:
             for space in self.spaces:
                 if space.name == name:
                     return space
-        raise ProtocolError("no address space of a CPU or of the machine", channel=TREE_COMMAND)
+        raise ProtocolError(
+            "line 1: no address space of a CPU or of the machine", channel=TREE_COMMAND
+        )
 
     @property
     def io(self) -> MirroredSpace | None:
@@ -271,7 +278,8 @@ class Mirror:
                 root = space.root
                 if root not in views:
                     kept = root in self._views and root not in again
-                    views[root] = self._views[root] if kept else draw(root, drawn)
+                    views[root] = self._views[root] if kept else draw(
+                        root, self._drawing, drawn, self._model.lines)
                 space.show(root, views[root])
         self._views = views
         self._layout = None
@@ -290,9 +298,12 @@ class Mirror:
 
     def _learn(self, views: Sequence[FlatText]) -> None:
         observed, _ = self._pair(views)
-        learn(self._model, [view for _, view in observed])
+        learn(self._model, [view for _, view in observed], self._learning)
         self._show()
         self._judge(views)
+        if self._learning.spent and self.differences:
+            reason = ViewDifference("", what=self._learning.reason)
+            self.differences = (reason, *self.differences)
 
     def _pair(
         self, views: Sequence[FlatText]
@@ -309,7 +320,7 @@ class Mirror:
                 theirs[shown.name, shown.root].append(text)
         for key, texts in theirs.items():
             name, roots = key[0], ours.pop(key, [])
-            for root, text in self._fit(roots, texts):
+            for root, text in fit(roots, self._views, texts, self._model.labels):
                 paired.append((text, Observed(name, root, text.root, text.ranges)))
             unpaired += [
                 ViewDifference(name, what="the tree does not list it")
@@ -320,46 +331,6 @@ class Mirror:
         for (name, _), left in ours.items():
             unpaired += [ViewDifference(name, what="no flat view lists it")] * len(left)
         return paired, unpaired
-
-    def _fit(
-        self, roots: list[MemoryRegion], texts: list[FlatText]
-    ) -> list[tuple[MemoryRegion, FlatText]]:
-        """Pair roots with views: first what fits exactly, then what fits best. Hundreds of
-        devices can have spaces of one name, most of them sharing one view, so views are
-        compared once each."""
-        if len(roots) == len(texts) == 1:
-            return [(roots[0], texts[0])]
-        alike: defaultdict[FlatView, list[MemoryRegion]] = defaultdict(list)
-        for root in roots:
-            alike[self._views[root]].append(root)
-        wanted: dict[int, list[FlatText]] = {}
-        for text in texts:
-            wanted.setdefault(id(text), []).append(text)
-        paired: list[tuple[MemoryRegion, FlatText]] = []
-        for view, same_text in product(tuple(alike), wanted.values()):
-            if alike[view] and same_text and not self._misfit(view, same_text[0], exactly=True):
-                while alike[view] and same_text:
-                    paired.append((alike[view].pop(0), same_text.pop()))
-        costs = sorted(
-            ((self._misfit(view, same_text[0]), number, view, same_text)
-             for number, (view, same_text) in enumerate(product(alike, wanted.values()))
-             if alike[view] and same_text),
-            key=lambda cost: cost[:2],
-        )
-        for _, _, view, same_text in costs:
-            while alike[view] and same_text:
-                paired.append((alike[view].pop(0), same_text.pop()))
-        return paired
-
-    def _misfit(self, drawn: FlatView, text: FlatText, *, exactly: bool = False) -> int:
-        """The number of ranges that differ (``exactly``: whether any does). Views without any
-        range differ by their roots."""
-        labels = self._model.labels
-        if same(drawn, text.ranges, labels):
-            return int(_root_name(drawn) != text.root)
-        if exactly:
-            return 1
-        return len(differences("", model_lines(drawn, labels), qemu_lines(text.ranges))) or 1
 
 
 def _alike(views: Sequence[FlatText], others: Sequence[FlatText]) -> bool:

@@ -61,6 +61,8 @@ class Model:
         self.options: dict[MemoryRegion, tuple[MemoryRegion, ...]] = {}
         #: Children of a container in the order QEMU prints them.
         self.printed: dict[MemoryRegion, tuple[MemoryRegion, ...]] = {}
+        #: The line each region was last printed on.
+        self.lines: dict[MemoryRegion, int] = {}
         #: Regions that a right view has shown: they answer for themselves.
         self.shown: set[MemoryRegion] = set()
         #: Whether what is known of QEMU's own devices by name is used (``known``).
@@ -91,6 +93,7 @@ class Model:
         self._forget_pairs(moved)
         for spec in identity.regions:
             self._set(spec, matched)
+        self.lines = {matched[spec]: spec.line for spec in identity.regions}
         self._set_roots(identity, matched)
         self._place(identity, matched, moved, before)
         self.regions = tuple(matched[spec] for spec in identity.regions)
@@ -470,8 +473,11 @@ def _in_alias_order(specs: Iterable[Spec]) -> list[Spec]:
         while at is not None and at not in done:
             chain.append(at)
             if len(chain) > MAX_ALIAS_CHAIN:
+                where = "in a circle" if at in chain[:-1] else (
+                    f"through more than {MAX_ALIAS_CHAIN} aliases"
+                )
                 raise ProtocolError(
-                    f"alias {spec.name!r} leads through more than {MAX_ALIAS_CHAIN} aliases",
+                    f"line {spec.line}: alias {spec.name!r} leads {where}",
                     channel=TREE_COMMAND, text=spec.name,
                 )
             at = at.target

@@ -59,7 +59,7 @@ class RangeLine:
 @dataclass(frozen=True, slots=True)
 class ViewDifference:
     """Where one space's view differs: the model's range, QEMU's range, or one missing. Without
-    any range, ``what`` tells of the space as a whole."""
+    any range, ``what`` tells of the space as a whole, or of the whole mirror (``space`` "")."""
 
     space: str
     model: RangeLine | None = None
@@ -68,7 +68,7 @@ class ViewDifference:
 
     def __str__(self) -> str:
         if self.what:
-            return f"{self.space}: {self.what}"
+            return f"{self.space}: {self.what}" if self.space else self.what
         return f"{self.space}: model {self.model or 'nothing'}, QEMU {self.qemu or 'nothing'}"
 
 

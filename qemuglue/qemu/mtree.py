@@ -23,7 +23,7 @@ from __future__ import annotations
 import re
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Generic, TypeVar
 
@@ -125,17 +125,20 @@ class TreeNode:
     #: Other ways to cut ``NAME @TARGET`` where a name holds `` @`` itself.
     also: tuple[tuple[str, str], ...]
     children: tuple[TreeNode, ...]
+    #: Its line within its block, from 0: blocks are kept, and stand elsewhere the next time.
+    line: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
     """One block of the tree text: a root region printed for some address spaces, or (no
     ``spaces``) as ``memory-region: NAME`` because an alias shows it. ``name`` is that NAME.
-    A space without a root has None."""
+    A space without a root has None. ``line`` is the block's first line in the text, from 1."""
 
     spaces: tuple[str, ...]
     name: str
     root: TreeNode | None
+    line: int = field(default=1, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +214,7 @@ def parse_tree(text: str) -> TreeText:
         if listing.spaces and targets:
             raise _bad(TREE_COMMAND, first_line, "an address space after the alias targets",
                        block[0])
-        (spaces if listing.spaces else targets).append(listing)
+        (spaces if listing.spaces else targets).append(replace(listing, line=first_line))
     if not spaces:
         raise _bad(TREE_COMMAND, 1, "no address space in the answer", text[:200])
     return TreeText(tuple(spaces), tuple(targets))
@@ -334,7 +337,7 @@ def _listing(block: tuple[str, ...], first_line: int) -> tuple[Listing, int]:
 def _nodes(block: tuple[str, ...], at: int, first_line: int) -> list[TreeNode]:
     """The roots of an indented block, children inside. Without recursion: the depth is
     whatever the text says."""
-    lines: list[tuple[int, int, re.Match[str]]] = []
+    lines: list[tuple[int, int, int, re.Match[str]]] = []
     starts = [0]
     for number in range(at, len(block)):
         line = block[number]
@@ -354,19 +357,21 @@ def _nodes(block: tuple[str, ...], at: int, first_line: int) -> list[TreeNode]:
                                      + int(match[10], 16)) & MASK64:
             raise _bad(TREE_COMMAND, first_line + number,
                        "an alias that shows more or less than its size", line)
-        lines.append((level, starts[level - 1], match))
+        lines.append((number, level, starts[level - 1], match))
         del starts[level:]
         starts.append(start)
     # Backwards, so that the children of a node are complete when it is made.
     pending: list[list[TreeNode]] = [[] for _ in range(MAX_DEPTH + 2)]
-    for level, base, match in reversed(lines):
+    for number, level, base, match in reversed(lines):
         children = tuple(reversed(pending[level + 1]))
         pending[level + 1].clear()
-        pending[level].append(_node(match, base, children))
+        pending[level].append(_node(match, base, children, number))
     return pending[1][::-1]
 
 
-def _node(match: re.Match[str], base: int, children: tuple[TreeNode, ...]) -> TreeNode:
+def _node(
+    match: re.Match[str], base: int, children: tuple[TreeNode, ...], line: int
+) -> TreeNode:
     (_, _, start_text, last_text, priority, nonvolatile, kind, alias, target, target_start, _,
      name, disabled, owner) = match.groups()
     start = int(start_text, 16)
@@ -378,6 +383,7 @@ def _node(match: re.Match[str], base: int, children: tuple[TreeNode, ...]) -> Tr
         start, last, (start - base) & MASK64, ((last - start) & MASK64) + 1, int(priority), kind,
         nonvolatile is not None, name if alias is None else alias, disabled is None,
         _owner(owner), target, int(target_start, 16) if target_start else 0, also, children,
+        line,
     )
 
 

@@ -9,8 +9,8 @@ import pytest
 from fake_mtree import FakeMtree
 
 from qemuglue.errors import ProtocolError
-from qemuglue.memory import MemoryRegion, RegionKind, flatview
-from qemuglue.mirror import Mirror
+from qemuglue.memory import MemoryRegion, RegionKind
+from qemuglue.mirror import Mirror, effort
 from qemuglue.mirror.order import arrange
 from qemuglue.mirror.shadow import occurrences
 from qemuglue.mirror.watch import Watch
@@ -428,7 +428,7 @@ def test_trees_that_no_qemu_could_draw_are_refused(tree: str) -> None:
 
 def test_aliases_that_multiply_end_in_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """Thirty levels of two aliases each would be drawn 2^30 times."""
-    monkeypatch.setattr(flatview, "MAX_VISITS", 20_000)
+    monkeypatch.setattr(effort, "MAX_DRAWN", 20_000)
     region = MemoryRegion.io("leaf", 0x10)
     for level in range(30):
         above = MemoryRegion.container_of(f"c{level}", 0x10)
@@ -437,7 +437,7 @@ def test_aliases_that_multiply_end_in_an_error(monkeypatch: pytest.MonkeyPatch) 
         region = above
     small, _ = machine()
     tree = FakeMtree([("memory", region)]).tree()
-    with pytest.raises(ProtocolError, match="cannot be drawn"):
+    with pytest.raises(ProtocolError, match="line 2: the tree shows more than 20000 regions"):
         Mirror.take(lambda line: small.flat() if "-f" in line else tree)
 
 
