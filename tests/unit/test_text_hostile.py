@@ -202,7 +202,7 @@ def test_a_region_listed_inside_itself_is_another_of_its_name() -> None:
 #: Each in a process of its own, so that its peak of memory is its own. The line itself takes
 #: 100 MB, the interpreter with the package 40.
 _HUGE = """
-import resource, sys, time
+import re, sys
 from qemuglue.errors import ProtocolError
 from qemuglue.qemu import events, mtree, qtest_lines
 from qemuglue.qemu.builds_machines import parse_machine_help
@@ -229,14 +229,14 @@ cases = {
 for name in sys.argv[1:]:
     make, parse = cases[name]
     text = make()
-    start = time.process_time()
     try:
         parse(text)
         said = "a value"
     except ProtocolError as error:
         said = str(error)[:60]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
-    print(name, round(time.process_time() - start, 2), peak, said, sep="|")
+    # Not ru_maxrss: that one remembers the process this one was forked from.
+    peak = int(re.search(r"VmHWM:\\s*(\\d+)", open("/proc/self/status").read())[1]) >> 10
+    print(name, peak, said, sep="|")
     del text
 """
 _KINDS = (
@@ -246,24 +246,27 @@ _KINDS = (
 
 
 @pytest.mark.parametrize("names", _KINDS, ids=lambda names: names[0])
-def test_a_line_of_100_mb_takes_a_second_and_300_mb(names: tuple[str, ...]) -> None:
+def test_a_line_of_100_mb_takes_300_mb_and_no_minutes(names: tuple[str, ...]) -> None:
     done = subprocess.run([sys.executable, "-c", _HUGE, *names], capture_output=True, text=True,
                           timeout=120, check=True)
     told = [line.split("|") for line in done.stdout.splitlines()]
     assert [name for name, *_ in told] == list(names)
-    for name, seconds, peak_mb, said in told:
-        assert float(seconds) < 1.0, (name, seconds)
+    for name, peak_mb, said in told:
         assert int(peak_mb) < 300, (name, peak_mb)
         assert name.startswith(("events", "machines", "plugin")) or ": " in said, (name, said)
 
 
+#: Shorter times tell nothing.
+_FLOOR_S = 100e-6
+
+
 def _fastest(work: Callable[[], object]) -> float:
     best = 1e9
-    for _ in range(3):
+    for _ in range(5):
         start = time.thread_time()
         work()
         best = min(best, time.thread_time() - start)
-    return best
+    return max(best, _FLOOR_S)
 
 
 def _refused(parse: Callable[[str], object], text: str) -> Callable[[], None]:
@@ -283,9 +286,17 @@ def _refused(parse: Callable[[str], object], text: str) -> Callable[[], None]:
 ])
 @pytest.mark.parametrize("end", ["", "x", " owner:{dev path=/x}"])
 def test_no_line_takes_time_with_the_square_of_its_length(piece: str, end: str) -> None:
-    """A line of 4,000 characters is matched in 10 ms at most, whatever is repeated in it: the
-    longest text of such lines takes 25 s then. (It is one; with the square it was 40.)"""
-    run = (piece * 4000)[: 3800 - len(end)] + end
+    """Eight times the length takes eight times as long, whatever is repeated in the line; with
+    the square it is sixty-four times."""
+    longer, shorter = _texts(piece, end, 3800), _texts(piece, end, 3800 // 8)
+    for (parse, text), (_, start) in zip(longer, shorter, strict=True):
+        growth = _fastest(_refused(parse, text)) / _fastest(_refused(parse, start))
+        assert growth < 32, text[:200]
+
+
+def _texts(piece: str, end: str, length: int) -> list[tuple[Callable[[str], object], str]]:
+    """Each kind of line with the piece repeated up to that length."""
+    run = (piece * length)[: length - len(end)] + end
     tree = block("address-space: a", f"  {BASE}{run}", f"    {BASE}alias {run}")
     name = f"  {BASE}alias x @y{run} 0000000000000000-00000000000000ff{end}"
     flat = block("FlatView #0", ' AS "a", root: x', " Root memory region: x", f"  {BASE}{run}")
@@ -293,18 +304,15 @@ def test_no_line_takes_time_with_the_square_of_its_length(piece: str, end: str) 
     dispatch = flat[:-2] + "\r\n".join([
         "  Dispatch", "    Physical sections", "      #0 @0000000000000000..00000000000000ff "
         + run, "    Nodes (", "", ""])
-    for parse, text in ((parse_tree, tree), (parse_tree, block("address-space: a", name)),
-                        (parse_flat, flat), (parse_flat, space), (parse_flat, dispatch)):
-        assert _fastest(_refused(parse, text)) < 0.01, text[:200]
+    return [(parse_tree, tree), (parse_tree, block("address-space: a", name)),
+            (parse_flat, flat), (parse_flat, space), (parse_flat, dispatch)]
 
 
 def test_a_million_lines() -> None:
-    start = time.thread_time()
     with pytest.raises(ProtocolError, match=r"line 400001: more than 400000 lines"):
         parse_tree("address-space: a\n" + "x\n" * 1_000_000)
     with pytest.raises(ProtocolError, match=r"line 400001: more than"):
         parse_flat("FlatView #0\n\n" * 500_000)
-    assert time.thread_time() - start < 1.0
     with pytest.raises(ProtocolError, match=r"transcript: line 2000001: more than"):
         events.parse(b"\n" * 2_000_001)
 
