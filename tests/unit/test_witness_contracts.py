@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qemuglue.memory import Contract, Endian
+from qemuglue.memory import Contract, Endian, MemoryRegion
 from qemuglue.mirror.identity import RegionKey
 from qemuglue.witness.contract_table import (
     AcceptedRange,
@@ -16,6 +16,7 @@ from qemuglue.witness.contracts import (
     AcceptsFacts,
     Learned,
     Veto,
+    contracts_for,
     contracts_of,
     key_of,
     learned_of,
@@ -158,3 +159,34 @@ def test_writes_alone_tell_a_contract_too() -> None:
     learned = learned_of(row(writes=Access(ContractSizes(), "")))
     assert learned is not None and not learned.endian_known and not learned.has_veto
     assert learned_of(row()) is None
+
+
+def region_at(owner: str, name: str, size: int, address: int) -> MemoryRegion:
+    region = MemoryRegion.io(name, size)
+    region.key = RegionKey(owner, name)
+    region.addr = address
+    return region
+
+
+def test_a_table_of_another_build_is_matched_by_name_and_place() -> None:
+    four, eight = (Access(ContractSizes(size, size)) for size in (4, 8))
+
+    def at(device: int, address: int, access: Access, name: str = "uart") -> ContractRow:
+        owner = f"/machine/unattached/device[{device}]"
+        return row(region=f"{owner}:{name}", name=name, owner=owner, address=address,
+                   reads=access, writes=access)
+
+    table = ContractTable("x/y", "old", "1", (), (
+        at(1, 0x2000, eight), at(2, 0x1000, four), at(3, 0, four, "hpet"), at(4, 0, four, "odd"),
+    ))
+    low, high = (region_at(f"/machine/unattached/device[{n}]", "uart", 16, address)
+                 for n, address in ((7, 0x1000), (8, 0x2000)))
+    same = region_at("/machine/unattached/device[3]", "hpet", 16, 0x5000)
+    resized = region_at("/machine/unattached/device[9]", "odd", 32, 0)
+    found = contracts_for(table, [high, same, low, resized])
+    sizes = [None if learned is None else learned.contract.valid_max
+             for learned in map(found.get, (low.key, high.key, same.key, resized.key))]
+    assert sizes == [4, 8, 4, None]
+    # One more of that name: which is which cannot be told.
+    third = region_at("/machine/unattached/device[10]", "uart", 16, 0x3000)
+    assert contracts_for(table, [high, low, third]).get(low.key) is None
