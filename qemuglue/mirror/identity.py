@@ -16,12 +16,21 @@ no ids, so sameness is found from what is printed:
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from qemuglue.errors import ProtocolError
 from qemuglue.qemu.mtree import TREE_COMMAND, Listing, TreeNode, TreeText
+
+#: Aliases that show one another in a row. QEMU's own recursion ends a longer chain.
+MAX_ALIAS_CHAIN = 64
+#: Listings of one name that an alias may mean: the latest so many, and those of its owner.
+MAX_OPTIONS = 64
+#: Lines looked at to find one that prints like a listing; what is over is taken for a region of
+#: its own. Real machines take 4,000.
+MAX_TWINS = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,9 +150,13 @@ def _unify(roots: list[Spec], shown: list[Spec]) -> None:
     # Larger listings first: what is inside them can then be taken for its canonical self.
     # At the same size a space's root goes before an alias target.
     taken: dict[bool, set[Spec]] = {True: set(), False: set()}
+    looks = MAX_TWINS
     for listing in sorted((*roots, *shown), key=lambda spec: -spec.weight):
         claimed = taken[listing in is_root]
         for twin in alike[listing.shape]:
+            looks -= 1
+            if looks < 0:
+                return
             stands = canonical(twin)
             if stands is listing or stands in claimed or twin is listing:
                 continue
@@ -164,19 +177,17 @@ def _resolve(listings: tuple[Listing, ...], roots: list[Spec], shown: list[Spec]
 
     A device's windows mostly show what is its own, so that is assumed first; every listing has
     to be met by someone, and if one is not, then what is listed next goes before."""
-    by_name: defaultdict[str, list[int]] = defaultdict(list)
-    for number, listing in enumerate(listings):
-        by_name[listing.name].append(number)
-    if _meet(roots, shown, by_name, own_first=True):
+    named = _Named(listings, shown)
+    if _meet(roots, shown, named, own_first=True):
         return
     for root in (*roots, *shown):
         for spec in walk(root):
             spec.target, spec.options = None, ()
-    _meet(roots, shown, by_name, own_first=False)
+    _meet(roots, shown, named, own_first=False)
 
 
 def _meet(
-    roots: list[Spec], shown: list[Spec], by_name: dict[str, list[int]], *, own_first: bool
+    roots: list[Spec], shown: list[Spec], named: _Named, *, own_first: bool
 ) -> bool:
     """Whether every listing was met. With ``own_first`` False, an alias that can show none
     raises ProtocolError."""
@@ -186,8 +197,8 @@ def _meet(
             stands = canonical(spec)
             if spec.node.target is None or stands.target is not None:
                 continue
-            numbers = _candidates(stands, shown, by_name)
-            options = [shown[n] for n in numbers if n <= met]
+            numbers = named.candidates(stands, met)
+            options = [shown[n] for n in numbers]
             if not options:
                 if own_first:
                     return False
@@ -196,7 +207,7 @@ def _meet(
                     "which is not listed",
                     channel=TREE_COMMAND, text=spec.node.target,
                 )
-            fresh = shown[met] if met in numbers else None
+            fresh = shown[met] if met in numbers[-1:] else None
             if fresh is not None and own_first:
                 owner = spec.node.owner.path
                 own = [option for option in options if option.node.owner.path == owner]
@@ -208,18 +219,39 @@ def _meet(
     return met == len(shown)
 
 
-def _candidates(spec: Spec, shown: list[Spec], by_name: dict[str, list[int]]) -> list[int]:
-    """Numbers of the listings the alias may mean, by name and type."""
-    node = spec.node
-    assert node.target is not None
-    numbers = by_name.get(node.target, [])
-    for name, target in node.also if not numbers else ():
-        if target in by_name:
-            spec.name = name
-            numbers = by_name[target]
-            break
-    # An alias prints the type of what it shows.
-    return [n for n in numbers if shown[n].node.type == node.type] or numbers
+class _Named:
+    """Numbers of the listings by what an alias says of its target, in the order listed."""
+
+    def __init__(self, listings: tuple[Listing, ...], shown: list[Spec]) -> None:
+        self._by: defaultdict[tuple[str, ...], list[int]] = defaultdict(list)
+        for number, (listing, root) in enumerate(zip(listings, shown, strict=True)):
+            name, kind, owner = listing.name, root.node.type, root.node.owner.path
+            for key in ((name,), (name, kind), (name, owner, kind), (name, owner, "any")):
+                self._by[key].append(number)
+
+    def candidates(self, spec: Spec, met: int) -> list[int]:
+        """Those the alias may mean by name and type, up to number ``met``: the latest, and the
+        latest of its owner."""
+        node = spec.node
+        assert node.target is not None
+        name = node.target
+        if (name,) not in self._by:
+            for own, target in node.also:
+                if (target,) in self._by:
+                    spec.name, name = own, target
+                    break
+        # An alias prints the type of what it shows.
+        typed = (name, node.type) in self._by
+        every = self._latest((name, node.type) if typed else (name,), met)
+        if len(every) < MAX_OPTIONS:
+            return every
+        own_too = self._latest((name, node.owner.path, node.type if typed else "any"), met)
+        return sorted({*every, *own_too})
+
+    def _latest(self, key: tuple[str, ...], met: int) -> list[int]:
+        numbers = self._by.get(key, [])
+        stop = bisect_right(numbers, met)
+        return numbers[max(0, stop - MAX_OPTIONS):stop]
 
 
 def _choose(spec: Spec, options: list[Spec], fresh: Spec | None) -> None:
@@ -258,7 +290,8 @@ def _above(spec: Spec) -> set[Spec]:
 def _chain(spec: Spec) -> list[Spec]:
     """``spec`` and the aliases behind it, as far as they are known."""
     chain = [spec]
-    while chain[-1].target is not None and chain[-1].target not in chain:
+    while (chain[-1].target is not None and chain[-1].target not in chain
+           and len(chain) <= MAX_ALIAS_CHAIN):
         chain.append(chain[-1].target)
     return chain
 

@@ -134,7 +134,8 @@ def layers(root: MemoryRegion, addr: int, effort: Effort | None = None) -> list[
         nonlocal passed
         passed += 1
         if effort is not None:
-            effort.spend(1)
+            # Children that are elsewhere are looked at too, which is quickly done.
+            effort.spend(1 + len(region.subregions) // 8)
         if passed > MAX_LAYERS:
             raise ProtocolError(
                 f"more than {MAX_LAYERS} regions over {addr:#x}", channel=TREE_COMMAND,

@@ -31,13 +31,15 @@ def layout_of(
     ranges = {_MEMORY: _ranges(memory.view, _MEMORY)}
     if io is not None:
         ranges[_IO] = _ranges(io.view, _IO)
+    used: dict[str, int] = {}
     for space in spaces:
         if space is memory or space is io or (space.name == _MEMORY and space.root is memory.root):
             continue
-        name, count = space.name, 0
+        name, count = space.name, used.get(space.name, 0)
         while name in ranges:
             count += 1
             name = f"{space.name}#{count}"
+        used[space.name] = count
         ranges[name] = _ranges(space.view, name)
     try:
         return Layout(ranges)

@@ -16,15 +16,13 @@ from qemuglue.errors import ProtocolError
 from qemuglue.memory import Contract, MemoryRegion, RegionKind
 from qemuglue.memory.contract import UNASSIGNED_CONTRACT
 from qemuglue.mirror.facts import Facts, Inference, Kin, Pair, at, does
-from qemuglue.mirror.identity import Identity, RegionKey, Spec
+from qemuglue.mirror.identity import MAX_ALIAS_CHAIN, Identity, RegionKey, Spec
 from qemuglue.mirror.known import KNOWN_ANSWERS, KNOWN_READONLY
-from qemuglue.mirror.likeness import LIKENESS, fits
+from qemuglue.mirror.likeness import LIKENESS, MAX_COMPARED, fits, in_order
 from qemuglue.mirror.moves import guess, in_turn, is_moved, overtaking, rebuilt
 from qemuglue.mirror.order import arrange
 from qemuglue.qemu.mtree import TREE_COMMAND
 
-#: Aliases that show one another in a row. QEMU's own recursion ends a longer chain.
-MAX_ALIAS_CHAIN = 64
 #: Regions out of sight that are remembered; beyond it those away longest are forgotten.
 MAX_ASIDE = 20_000
 
@@ -122,6 +120,9 @@ class Model:
                     matched[group[0]] = known[0]
                 continue
             free = dict.fromkeys(sorted(known, key=lambda region: region.container is None))
+            if len(group) * len(free) > MAX_COMPARED:
+                matched.update(in_order(group, free))
+                continue
             for likeness in LIKENESS:
                 for spec in group:
                     if spec in matched:
