@@ -19,7 +19,11 @@ _GLIB = re.compile(r"^(?:Bail out! )?ERROR:[^\n:]+:\d+:(?P<function>[^\n:]+): (?
 #: ``hw_error``: ``qemu: hardware error: TEXT``.
 _HARDWARE = re.compile(r"^qemu: hardware error: (?P<what>[^\n]+)", re.MULTILINE)
 _SANITIZER = re.compile(r"ERROR: (?P<tool>\w+Sanitizer): (?P<what>[\w-]+)")
-_NUMBER = re.compile(r"0x[0-9a-fA-F]+|\b\d{2,}\b")
+#: QEMU's own table of states: ``invalid runstate transition: 'prelaunch' -> 'suspended'``.
+_STATE = re.compile(r"^[^\n]*invalid runstate transition: '(?P<old>\w+)' -> '(?P<new>\w+)'",
+                    re.MULTILINE)
+#: Decimal, with 0x, or as QEMU prints an address without it: 16 digits.
+_NUMBER = re.compile(r"0x[0-9a-fA-F]+|\b[0-9a-fA-F]{16}\b|\b\d{2,}\b")
 
 #: Longest name or expression kept: signatures name folders' contents and are read by people.
 _LONGEST = 120
@@ -27,7 +31,8 @@ _LONGEST = 120
 
 def crash_signature(stderr: str, exit_code: int | None, sent_signal: int | None) -> str:
     """``crash:assert:<function>:<expression>``, ``crash:signal:<name>``, …; no addresses,
-    line numbers or paths."""
+    line numbers or paths. ``crash:state:<old>:<new>`` is a change of the machine's state that
+    QEMU does not know."""
     sanitizer = _SANITIZER.search(stderr)
     if sanitizer is not None:
         return f"sanitizer:{sanitizer['tool'][-_LONGEST:]}:{sanitizer['what'][:_LONGEST]}"
@@ -38,6 +43,9 @@ def crash_signature(stderr: str, exit_code: int | None, sent_signal: int | None)
     found = _HARDWARE.search(stderr)
     if found is not None:
         return f"crash:hw_error:{_plain(found['what'])}"
+    found = _STATE.search(stderr)
+    if found is not None:
+        return f"crash:state:{found['old']}:{found['new']}"
     if sent_signal is not None:
         try:
             name = signal.Signals(sent_signal).name

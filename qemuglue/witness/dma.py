@@ -23,7 +23,11 @@ BITBAND = "bitband"
 
 #: Regions whose accesses their device passes on to another address space, where they leave lines
 #: of their own: bit-bands, and the PCI ports of the PReP boards (``raven_io_read``).
-FORWARDERS = frozenset({BITBAND, "pci-io-non-contiguous", "pci-io"})
+_FORWARDERS = frozenset({BITBAND, "pci-io-non-contiguous", "pci-io"})
+
+#: The page of the Jazz boards (``rtc_read`` in ``hw/mips/jazz.c``) that passes accesses on to the
+#: clock's own two registers, which have the same name.
+_JAZZ_CLOCK = ("rtc", 0x1000)
 
 #: The bit-band lies so far behind the memory it shows.
 _BITBAND_AWAY = 0x0200_0000
@@ -35,6 +39,12 @@ _STRUCTURE = 16
 
 #: Bytes of one transfer; the largest configuration item of a PC is a few hundred KiB.
 LONGEST = 1 << 20
+
+
+def forwards(region: MemoryRegion) -> bool:
+    """Whether the region's device passes accesses on, so that they leave lines of others: before
+    its own line for a read, after it for a write."""
+    return region.name in _FORWARDERS or (region.name, region.size) == _JAZZ_CLOCK
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,14 +110,18 @@ def bitband_ranges(
 
 def floods(dma: FwCfgDma, memory: AddressSpace, offset: int, data: bytes) -> bool:
     """Whether writing ``data`` at ``offset`` of the register starts a transfer that is longer
-    than ``LONGEST``. QEMU would do it, 4 bytes and a line of transcript at a time."""
+    than ``LONGEST``, or may be because a device would tell its length (an empty PCI window reads
+    as ones). QEMU would do it, 4 bytes and a line of transcript at a time."""
     last = offset + len(data)
     if offset > 4 or last < 8:
         return False
     low = int.from_bytes(data[4 - offset : 8 - offset], "big")
     high = int.from_bytes(data[:4], "big") << 32 if offset == 0 else dma.address
-    header = _peek(memory, (high | low) & MASK64, _STRUCTURE)
-    return header is not None and int.from_bytes(header[4:8], "big") > LONGEST
+    start = (high | low) & MASK64
+    header = _peek(memory, start, _STRUCTURE)
+    if header is None:  # where nothing is the transfer fails at once
+        return memory.view.lookup(start).assigned
+    return int.from_bytes(header[4:8], "big") > LONGEST
 
 
 def _peek(memory: AddressSpace, addr: int, size: int) -> bytes | None:

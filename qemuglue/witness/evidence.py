@@ -26,7 +26,7 @@ from qemuglue.memory.region import MAX_SIZE, MemoryRegion, RegionKind
 from qemuglue.memory.rules import Rules
 from qemuglue.qemu.events import Event, describe
 from qemuglue.qemu.events import Kind as EventKind
-from qemuglue.witness.dma import BITBAND, FORWARDERS, KICK_REGIONS, Kick
+from qemuglue.witness.dma import BITBAND, KICK_REGIONS, Kick, forwards
 
 MASK64 = MAX_SIZE - 1
 
@@ -95,12 +95,18 @@ class Evidence:
         self.targets: Container[str] = ()
         #: The region whose device was called last: what comes unasked for is its doing.
         self.last_name = ""
+        self._last_forwards = False
         #: The bytes of the operation at hand: a refusal of unassigned memory inside is its own.
         self.op_addr = 0
         self.op_size = 0
         self.lenient = False
         #: Set when a write was expected on a region with ioeventfds and no event came.
         self.swallowed = False
+        #: Regions that QEMU's texts cannot tell from a namesake: of one size, and in no container,
+        #: so that only aliases show them. Which alias shows which is the mirror's guess.
+        self.twins: frozenset[MemoryRegion] = frozenset()
+        #: Set when one of them was called and the pointer is another's.
+        self.mistaken = False
         #: Writes that started a DMA, since the last batch.
         self.kicks: list[Kick] = []
         #: Writes to a bit-band (region, offset, size), since the last batch.
@@ -149,6 +155,7 @@ class Evidence:
         self.bits.clear()
         self.stored.clear()
         self.last_name = ""  # whoever was called last has had its time: a kick ends its batch
+        self._last_forwards = False
 
     # -- the model's side ----------------------------------------------------------------------
 
@@ -237,7 +244,7 @@ class Evidence:
         """Consume the event just looked at; has it changed the map?"""
         self.pos += 1
         if not refused:
-            self.last_name = region.name
+            self._called(region)
         if self._may_remap:
             self.settle()
 
@@ -282,10 +289,11 @@ class Evidence:
             event = events[self.pos]
             if (
                 event.kind is kind and event.address == addr and event.size == size
-                and (value is None or event.value == value) and self._binds(event, region)
+                and (value is None or event.value == value)
+                and (self._binds(event, region) or self._is_twin(event, region))
             ):
                 self.pos += 1
-                self.last_name = region.name
+                self._called(region)
                 if self.on_piece is not None:
                     self.on_piece(Expected(region, offset, size, is_write, value), event)
                 if value is not None and region.name in KICK_REGIONS:
@@ -295,7 +303,7 @@ class Evidence:
                 if value is not None and region.name == BITBAND:
                     self.bits.append((region, offset, size))
                 return event
-            if not self._pass_by(event, forwarder=region.name in FORWARDERS):
+            if not self._pass_by(event, forwarder=forwards(region)):
                 break
         if is_write and EVENTFD_REGIONS.fullmatch(region.name):
             # What was stepped over in search of it belongs to what comes next.
@@ -307,6 +315,11 @@ class Evidence:
         self._miss(Expected(region, offset, size, is_write, value))
         return None
 
+    def _called(self, region: MemoryRegion) -> None:
+        """What comes unasked for from here on is this device's doing."""
+        self.last_name = region.name
+        self._last_forwards = forwards(region)
+
     def _binds(self, event: Event, region: MemoryRegion) -> bool:
         """One pointer is one region for the life of a process."""
         known = self._bound.get(event.mr)
@@ -315,6 +328,17 @@ class Evidence:
             self._pointers[region] = event.mr, self._map
             return True
         return known is region
+
+    def _is_twin(self, event: Event, region: MemoryRegion) -> bool:
+        """Whether the event is the access asked for, by a namesake that the mirror may have
+        taken for ``region``."""
+        if region not in self.twins or event.name != region.name:
+            return False
+        other = self._bound.get(event.mr)
+        if other is not None and (other not in self.twins or other.size != region.size):
+            return False
+        self.mistaken = True
+        return True
 
     def _is_replacement(self, event: Event, region: MemoryRegion) -> bool:
         """Whether ``event`` comes from a namesake that took the region's place."""
@@ -358,7 +382,7 @@ class Evidence:
 
     def _is_side(self, event: Event) -> bool:
         name = event.name or ""
-        if self.last_name in KICK_REGIONS or self.last_name in FORWARDERS:
+        if self.last_name in KICK_REGIONS or self._last_forwards:
             return True
         if event.refusal is not None and not name:
             # A device's own DMA to where nothing is. The operation's own refusals lie inside

@@ -17,7 +17,7 @@ from qemuglue.memory.region import MemoryRegion, RegionKind
 from qemuglue.memory.rules import Piece
 from qemuglue.witness.barriers import Barriers
 from qemuglue.witness.contracts import Veto
-from qemuglue.witness.dma import FORWARDERS, KICK_REGIONS
+from qemuglue.witness.dma import KICK_REGIONS, forwards
 from qemuglue.witness.evidence import Evidence
 from qemuglue.witness.ram import TrackedBacking
 from qemuglue.witness.verdict import Kind
@@ -74,7 +74,7 @@ class DevicePlan:
         self._usable = (
             region.ops is None and not region.ioeventfds and unjudgeable(region) is None
             and region.kind not in (RegionKind.RAM_DEVICE, RegionKind.ROM_DEVICE)
-            and region.name not in KICK_REGIONS and region.name not in FORWARDERS
+            and region.name not in KICK_REGIONS and not forwards(region)
             and not space.rules.blocked(False)
         )
 

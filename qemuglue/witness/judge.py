@@ -28,8 +28,9 @@ from qemuglue.witness.probe import learn_missing
 from qemuglue.witness.session import Knowledge, Session, Step
 from qemuglue.witness.verdict import Tally
 
-#: Fresh processes a preparation may use up: each death of a probed device costs one.
-MAX_PREPARATIONS = 24
+#: Fresh processes a preparation may use up: each death of a probed device costs one, and a
+#: device has three windows to die in.
+MAX_PREPARATIONS = 64
 
 #: Times a suspicion is replayed.
 CONFIRM_TRIES = 3

@@ -39,6 +39,9 @@ MAX_CHOICES = 64
 #: Why an access that a flash chip changed its mode under is not judged.
 MODE_CHANGED = "a ROM device changed its mode in the middle of the access"
 
+#: Why an access to a region that the mirror may have taken for its namesake is not judged.
+MISTAKEN = "QEMU's texts do not tell which of two namesakes an alias shows"
+
 #: Size of the root of the I/O space.
 PORT_ROOT_SIZE = 1 << 16
 
@@ -236,7 +239,7 @@ class BatchJudge:
                 return None
         self._shape.clear()
         session.learnt_now = False
-        evidence.swallowed = False
+        evidence.swallowed = evidence.mistaken = False
         before = evidence.pos
         outcome = session.face.perform(op, addr)
         if evidence.replaced is not None:
@@ -268,6 +271,9 @@ class BatchJudge:
         if evidence.swallowed:
             cells[kind, Verdict.UNJUDGED] += 1
             self.tally.reasons["a write that an ioeventfd may have swallowed"] += 1
+        elif evidence.mistaken:
+            cells[kind, Verdict.UNJUDGED] += 1
+            self.tally.reasons[MISTAKEN] += 1
         elif session.learnt_now:
             cells[kind, Verdict.LEARNT] += 1
         else:

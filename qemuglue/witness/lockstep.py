@@ -14,6 +14,7 @@ import enum
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from qemuglue.memory.region import RegionKind
 from qemuglue.program.operation import Operation
@@ -48,6 +49,9 @@ class RunEnd:
     suspicion: Suspicion | None = None
     error: QtestDied | QtestHang | None = None
 
+
+#: What ends a batch (``FastMap``): the rule of the strictest place decides for an operation.
+_STRICTNESS: Final = {None: 0, "after": 1, "solo": 2, "kick": 3, "avoid": 4}
 
 #: No flash erases more than this at one write (boards have sectors of 64 to 256 KiB).
 FLASH_BLOCK = 1 << 20
@@ -184,7 +188,8 @@ class LockStep:
             if op.verb in SIZED_READS and section.region.kind is RegionKind.ROM_DEVICE:
                 why = reason("rom-device-end")
             if section.region.name in KICK_REGIONS:
-                why = f"{section.region.name}: a DMA of more than {LONGEST} bytes is not started"
+                why = (f"{section.region.name}: a DMA of more than {LONGEST} bytes, or of a length "
+                       "that a device would tell, is not started")
             if why is not None:
                 self.tally.reasons[why] += 1
                 return
@@ -209,7 +214,8 @@ class LockStep:
         return self.session.face.value_bytes(op.value, op.size)
 
     def _is_barrier(self, op: Operation, addr: int) -> str | None:
-        """None; "after": the batch ends with it; "solo": it is a batch of its own."""
+        """None; "after": the batch ends with it; "solo": it is a batch of its own. Of all the
+        places it touches the strictest decides."""
         fast = self.judge.fast(op)
         is_read = op.verb in READS or op.verb == "read"
         i = bisect_right(fast.starts, addr) - 1
@@ -217,21 +223,22 @@ class LockStep:
         last = addr + op.size
         if op.verb in SIZED_READS and last > fast.limits[i] and fast.kinds[i] is Kind.ROMD:
             return "avoid"
+        strictest: str | None = None
         while True:
             rule = table[i]
-            if rule is not None:
-                if rule != "learnt":
-                    return rule
+            if rule == "learnt":
                 section = fast.sections[i]
                 start = max(addr, section.start)
                 size = min(last, fast.limits[i]) - start
                 data = None if is_read else self._written(op)[start - addr :]
-                if self.session.knowledge.barriers.has(
+                changes = self.session.knowledge.barriers.has(
                     section.region, start + fast.delta[i], size, data
-                ):
-                    return "after"
+                )
+                rule = "after" if changes else None
+            if _STRICTNESS[rule] > _STRICTNESS[strictest]:
+                strictest = rule
             if last <= fast.limits[i]:
-                return None
+                return strictest
             i += 1
             if i == len(fast.starts):  # on at address 0
                 i, addr, last = 0, addr - fast.limits[-1], last - fast.limits[-1]

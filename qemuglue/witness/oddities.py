@@ -16,8 +16,8 @@ Keys of an ``[[oddity]]``, all texts unless said otherwise:
               of beginnings, ["7.2", "10.0"] (7.2 means every 7.2.x); "*" is every version
 ``machines``  list of globs over TARGET/NAME
 ``match``     table ``signature`` and ``region``, globs: the finding this explains. ``region`` is
-              the region's name, or "the end of NAME" for an access that goes on behind it; left
-              out, it is "*". ``signature`` is also what the program must show.
+              the region's name, or "the end of NAME" for an access that goes on behind it (two
+              globs are parted by "|"); left out, it is "*". ``signature`` is also what the program must show.
 ``regions``   kind ``avoid``: list of globs over region names
 ``program``   program text (``.qg``) that shows it, on a machine in scope
 ``test``      in place of ``program`` and ``match``, where no such program can show it: the test
@@ -96,7 +96,8 @@ class Oddity:
     def explains(self, signature: str, region: str) -> bool:
         """Whether a finding is this one. A finding's signature begins with its kind."""
         return self.program is not None and (
-            fnmatchcase(signature, self.signature) and fnmatchcase(region, self.region))
+            fnmatchcase(signature, self.signature)
+            and any(fnmatchcase(region, each) for each in self.region.split("|")))
 
 
 class Avoided:

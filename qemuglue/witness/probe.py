@@ -9,11 +9,21 @@ host-path access can tell apart (``valid_max`` 0 and 4, say) count as one.
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Iterable, Sequence
+
 from qemuglue.errors import QemuFailure
 from qemuglue.memory.region import RegionKind
 from qemuglue.memory.rules import Rules, rules_for
 from qemuglue.witness.explaining import Cache, closest, explain
-from qemuglue.witness.probing import Ask, Place, Probe, ask, every_size, first_windows
+from qemuglue.witness.probing import (
+    Answers,
+    Ask,
+    Place,
+    Probe,
+    ask,
+    every_size,
+    first_windows,
+)
 from qemuglue.witness.session import Session
 from qemuglue.witness.vetoes import learn_veto
 
@@ -22,7 +32,9 @@ def learn_missing(session: Session) -> list[str]:
     """Probe every region in view without a contract. The session is not clean afterwards.
 
     Returns what could not be learnt, a sentence each; those regions stay unjudged. A QEMU
-    that dies is raised as it is, after the region was given up.
+    that dies is raised as it is: the next session leaves the place out where it died (the eight
+    bytes around it), so a region costs as many QEMUs as it has windows, and is given up when
+    none of them is left.
     """
     # The true rules, also where a planted defect is being judged: contracts are facts.
     rules = rules_for(session.config.build.version_tuple)
@@ -32,28 +44,30 @@ def learn_missing(session: Session) -> list[str]:
         place = Place.of(session, region)
         if place is None:
             continue
-        asks = every_size(place, first_windows(place), is_write=writes_only(place))
+        key = session.contract_key(region)
+        asks = _not_deadly(session, key, every_size(
+            place, first_windows(place), is_write=writes_only(place)))
         answers = ask(session, place, asks, rules)
         if answers.ended is not None:
-            why = f"probing it ended with: {answers.ended}"
-            session.knowledge.hopeless[session.contract_key(region)] = why
+            _remember(session, key, asks, answers)
             raise answers.ended
         probes = list(answers.probes)
         ports = Place.as_ports(session, region) if rules.ports_single_dispatch else None
         if ports is not None and not place.ports:  # one dispatch tells more than pieces do
             inside = ports.main.offset + ports.main.size
-            asks = [one for one in every_size(ports, first_windows(ports), is_write=False)
-                    if one.offset + one.size <= inside]
+            asks = _not_deadly(session, key, (
+                one for one in every_size(ports, first_windows(ports), is_write=False)
+                if one.offset + one.size <= inside))
             answers = ask(session, ports, asks, rules)
             probes += answers.probes
         learned = explain(rules, probes, cache)
         if learned is None:
             why = follows_none(rules, probes)
-            session.knowledge.hopeless[session.contract_key(region)] = why
+            session.knowledge.hopeless[key] = why
             session.give_up_on(region, why)
             failures.append(f"{region.name}: {why}")
             continue
-        session.knowledge.contracts.put(session.contract_key(region), learned)
+        session.knowledge.contracts.put(key, learned)
         if answers.ended is not None:  # the ports of it did; the memory has told enough
             raise answers.ended
         if learned.has_veto and not writes_only(place):
@@ -62,6 +76,22 @@ def learn_missing(session: Session) -> list[str]:
             if asker.ended is not None:  # what is not known will be learnt on first evidence
                 raise asker.ended
     return failures
+
+
+def _not_deadly(session: Session, key: Hashable, asks: Iterable[Ask]) -> list[Ask]:
+    """Without those where an earlier QEMU ended."""
+    deadly = session.knowledge.deadly.get(key, frozenset())
+    return [one for one in asks if one.offset >> 3 not in deadly]
+
+
+def _remember(session: Session, key: Hashable, asks: Sequence[Ask], answers: Answers) -> None:
+    """The place that ended QEMU; without it there may be nothing left to ask."""
+    culprit = answers.culprit
+    if culprit is not None:
+        known = session.knowledge.deadly.get(key, frozenset())
+        session.knowledge.deadly[key] = known | {culprit.offset >> 3}
+    if culprit is None or not _not_deadly(session, key, asks):
+        session.knowledge.hopeless[key] = f"probing it ended with: {answers.ended}"
 
 
 def follows_none(rules: Rules, probes: list[Probe]) -> str:

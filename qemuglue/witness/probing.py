@@ -165,9 +165,10 @@ def ask(
     session: Session, place: Place, asks: Iterable[Ask], rules: Rules, *,
     map_matters: bool = False,
 ) -> Answers:
-    """Make the accesses, as far as the region is in view there. With ``map_matters`` nothing
-    that came after a change of the map counts."""
-    todo = [one for one in asks if place.step(one) is not None]
+    """Make the accesses, as far as the region is in view there and they do not go on behind it
+    into one that is never touched. With ``map_matters`` nothing that came after a change of the
+    map counts."""
+    todo = [one for one in asks if _may_be_made(session, place, one)]
     probes: list[Probe] = []
     for at in range(0, len(todo), BATCH):
         batch = todo[at : at + BATCH]
@@ -177,6 +178,21 @@ def ask(
             rest = (*got.rest, *todo[at + BATCH :])
             return Answers(tuple(probes), got.culprit, got.ended, rest)
     return Answers(tuple(probes))
+
+
+def _may_be_made(session: Session, place: Place, one: Ask) -> bool:
+    """Whether it begins in view of the region and reaches nothing that is avoided."""
+    step = place.step(one)
+    if step is None:
+        return False
+    (_, addr), stop = step
+    space = session.mirror.io if place.ports else session.mirror.memory
+    if one.offset + one.size <= stop or space is None:
+        return True
+    behind = range(addr + stop - one.offset, addr + one.size)
+    return not any(
+        session.avoided.why(space.view.lookup(at & MASK64).region.name) for at in behind
+    )
 
 
 def _batch(

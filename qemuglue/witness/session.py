@@ -6,7 +6,8 @@ to it. What is learnt (contracts, barriers, pairs of regions) outlives it in ``K
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from types import TracebackType
@@ -51,6 +52,8 @@ class Knowledge:
     sides: set[tuple[str, str]] = field(default_factory=set)
     #: Keys of regions that were written to see their byte order.
     written: set[Hashable] = field(default_factory=set)
+    #: Region key to the groups of eight bytes (offset >> 3) where probing it ended QEMU.
+    deadly: dict[Hashable, frozenset[int]] = field(default_factory=dict)
     #: Region key to why its contract could not be learnt.
     hopeless: dict[Hashable, str] = field(default_factory=dict)
 
@@ -143,6 +146,7 @@ class Session:
     def attach(self) -> None:
         """Connect the model's spaces to this QEMU's witnesses; after every change of the map."""
         self.evidence.new_map()
+        self.evidence.twins = twins(self.mirror.regions)
         self.mirror.topology.rules = self.rules
         self.mirror.topology.target_big = self.target_big
         for space in self.mirror.spaces:
@@ -327,6 +331,17 @@ class Session:
                 and any(section.region.is_ram for section in space.view.sections)
             }
         )
+
+
+def twins(regions: Iterable[MemoryRegion]) -> frozenset[MemoryRegion]:
+    """The regions that only aliases show and that have a namesake of their size: QEMU prints an
+    alias with its target's name, and nothing tells which of the two is meant."""
+    found: defaultdict[tuple[str, int], list[MemoryRegion]] = defaultdict(list)
+    for region in regions:
+        if region.container is None and region.alias is None:
+            found[region.name, region.size].append(region)
+    return frozenset(
+        region for alike in found.values() if len(alike) > 1 for region in alike)
 
 
 #: Markers need this many unassigned bytes in a row.

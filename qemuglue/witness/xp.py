@@ -19,7 +19,7 @@ from qemuglue.memory.flatview import FlatView, MemoryRegionSection
 from qemuglue.memory.region import MASK64, MemoryRegion
 from qemuglue.witness.account import Account
 from qemuglue.witness.fastmap import kind_of
-from qemuglue.witness.judging import MODE_CHANGED, mode_changed
+from qemuglue.witness.judging import MISTAKEN, MODE_CHANGED, mode_changed
 from qemuglue.witness.session import Session
 from qemuglue.witness.translation import describe
 from qemuglue.witness.verdict import Kind
@@ -144,7 +144,7 @@ def _judge(
     evidence.load(session.events())
     evidence.op_addr, evidence.op_size = read.addr, read.size
     evidence.targets = {section.region.name for section in sections}
-    session.learnt_now = False
+    session.learnt_now = evidence.mistaken = False
     result, data = session.mirror.memory.read(read.addr, read.size)
     called = evidence.pos > 0
     if evidence.mismatch is None:
@@ -159,6 +159,9 @@ def _judge(
             account.unjudged[MODE_CHANGED] += 1
         else:
             account.differs(place, *evidence.mismatch.describe())
+        return
+    if evidence.mistaken:
+        account.unjudged[MISTAKEN] += 1
         return
     if session.learnt_now:
         account.unjudged["first evidence of a contract"] += 1

@@ -34,6 +34,9 @@ HARDWARE = """qemu: hardware error: pl011_read: Bad offset 0xff8
 CPU #0:
 PC=0000000000000000 X00=0000000000000000
 """
+HARDWARE_PLAIN = """qemu: hardware error: Unsupported short waccess. reg=0000000000012cdb
+"""
+STATE = "qemu-system-ppc: invalid runstate transition: 'prelaunch' -> 'suspended'\n"
 ASAN = """=================================================================
 ==12345==ERROR: AddressSanitizer: heap-use-after-free on address 0x60e000001234 at pc 0x55d0
 READ of size 8 at 0x60e000001234 thread T0
@@ -51,6 +54,8 @@ SUMMARY: AddressSanitizer: heap-use-after-free ../hw/net/e1000e_core.c:99 in e10
     (GLIB_VALUES, "crash:assert:x86_cpu_new:assertion failed (nr == N): (N == N)"),
     (UNREACHED, "crash:assert:vga_get_bpp:code should not be reached"),
     (HARDWARE, "crash:hw_error:pl011_read: Bad offset N"),
+    (HARDWARE_PLAIN, "crash:hw_error:Unsupported short waccess. reg=N"),
+    (STATE, "crash:state:prelaunch:suspended"),
     (ASAN, "sanitizer:AddressSanitizer:heap-use-after-free"),
 ])
 def test_last_words(stderr: str, signature: str) -> None:

@@ -90,6 +90,13 @@ def test_what_is_explained(tmp_path: Path) -> None:
     assert here.why("hpet") is None
 
 
+def test_two_places_of_one_finding(tmp_path: Path) -> None:
+    (only,) = entries(tmp_path, GOOD.replace('"the end of *"', '"*high|the end of ram"'))
+    for region, is_it in [("dram-high", True), ("the end of ram", True), ("ram", False),
+                          ("*high|the end of ram", False), ("", False)]:
+        assert only.explains("crash:assert:some_function:x", region) is is_it, region
+
+
 def test_what_is_avoided_where() -> None:
     assert avoided((10, 0, 2), "x86_64/q35").why("vmport")
     assert avoided((10, 0, 2), "arm/virt").why("vmport") is None
