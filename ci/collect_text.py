@@ -34,7 +34,7 @@ _RANGE = re.compile(r"^  ([0-9a-f]{16})-[0-9a-f]{16} \(prio", re.MULTILINE)
 
 
 def inputs(build: Build, machine: Machine) -> Iterator[bytes]:
-    """The inputs that one machine gives, its letter in front (``text_parsers.PARSERS``)."""
+    """The inputs that one machine gives, its letter in front (``text/parsers.PARSERS``)."""
     config = QemuConfig(build=build, target=machine.target, machine=machine.name,
                         nodefaults=False)
     with QemuProcess(config) as process:

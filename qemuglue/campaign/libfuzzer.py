@@ -35,7 +35,7 @@ _PARENT_FLAGS = ("-merge", "-fork", "-jobs", "-minimize_crash")
 #: Flags of the processes so started, where the flag above is handed on to them.
 _CHILD_FLAGS = ("-merge_inner", "-merge_control_file", "-minimize_crash_internal_step")
 
-#: The target that needs no QEMU (``text_fuzz``). Its name is known here, since ``targets`` must
+#: The target that needs no QEMU (``text/fuzz``). Its name is known here, since ``targets`` must
 #: not be imported before the instrumentation.
 TEXT = "text"
 #: What is instrumented: the model; for text, what reads QEMU's words and draws from them.
@@ -113,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         import qemuglue.memory  # first of all importers, so it is instrumented
 
         if text:
-            import qemuglue.campaign.text_parsers  # noqa: F401
+            import qemuglue.campaign.text.parsers  # noqa: F401
     from qemuglue.campaign.status import StatusWriter
 
     writer = StatusWriter(options.status_fd)
@@ -180,7 +180,7 @@ def _prepare_text(
     options: argparse.Namespace, words: Sequence[str], atheris: Any
 ) -> tuple[Callable[[bytes], None], dict[str, Any]]:
     """The same for the target that needs no QEMU, with how new inputs are made."""
-    from qemuglue.campaign import text_fuzz
+    from qemuglue.campaign.text import fuzz as text_fuzz
 
     if starts_others(words):
         return lambda data: None, {}

@@ -9,8 +9,7 @@ from contextlib import closing
 from functools import partial
 from pathlib import Path
 
-from qemuglue.campaign.diff_outcomes import DEFAULT_OPS, MAX_OPS
-from qemuglue.campaign.diffing import (
+from qemuglue.campaign.diff.diffing import (
     Census,
     DiffOptions,
     MachineDiff,
@@ -18,6 +17,7 @@ from qemuglue.campaign.diffing import (
     diff_machine,
     take_census,
 )
+from qemuglue.campaign.diff.outcomes import DEFAULT_OPS, MAX_OPS
 from qemuglue.campaign.schedule import Done, run_jobs
 from qemuglue.cli.common import (
     Exit,

@@ -14,7 +14,7 @@ from qemuglue.campaign.feedback import has_atheris
 from qemuglue.campaign.runner import Campaign
 from qemuglue.campaign.settings import DEFAULT_OPERATIONS, ENGINES, MAX_JOBS, Settings
 from qemuglue.campaign.targets import DEFAULT_TARGET, TARGETS, find_target
-from qemuglue.campaign.text_campaign import TextSettings, run_campaign
+from qemuglue.campaign.text.campaign import TextSettings, run_campaign
 from qemuglue.cli.common import add_build, add_json, add_qemu_args, add_seed, print_json, progress
 from qemuglue.errors import UsageError
 from qemuglue.report import text_summary

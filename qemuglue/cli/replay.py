@@ -11,7 +11,7 @@ from typing import Any
 from qemuglue.campaign.findings import details
 from qemuglue.campaign.loading import Loaded, load
 from qemuglue.campaign.settings import Settings, scene
-from qemuglue.campaign.text_target import is_text_finding, read_finding, replay_input
+from qemuglue.campaign.text.target import is_text_finding, read_finding, replay_input
 from qemuglue.cli.common import (
     Exit,
     add_build,

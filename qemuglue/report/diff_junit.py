@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from qemuglue.campaign.diffing import MachineDiff, Status
+from qemuglue.campaign.diff.diffing import MachineDiff, Status
 from qemuglue.errors import UsageError
 from qemuglue.qemu.builds import Build
 from qemuglue.report.junit import require_junit

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from qemuglue.campaign.diffing import MachineDiff, Status
+from qemuglue.campaign.diff.diffing import MachineDiff, Status
 from qemuglue.errors import UsageError
 from qemuglue.qemu.builds import Build
 from qemuglue.report.markdown import MAX_BYTES, VARIABLE

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from qemuglue.campaign.diffing import Census, DiffOptions, MachineDiff, Status
+from qemuglue.campaign.diff.diffing import Census, DiffOptions, MachineDiff, Status
 from qemuglue.qemu.builds import Build
 from qemuglue.qemu.builds_machines import Machine
 from qemuglue.report.terminal import duration
@@ -23,7 +23,7 @@ from qemuglue.report.terminal import duration
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from qemuglue.campaign.diff_outcomes import OutcomeChange
+    from qemuglue.campaign.diff.outcomes import OutcomeChange
 
 SCHEMA = 1
 

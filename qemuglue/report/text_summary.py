@@ -6,8 +6,8 @@ import shlex
 from collections import Counter
 from typing import Any
 
-from qemuglue.campaign.text_campaign import TextResult, TextSettings
-from qemuglue.campaign.text_target import TextFault, TextFinding
+from qemuglue.campaign.text.campaign import TextResult, TextSettings
+from qemuglue.campaign.text.target import TextFault, TextFinding
 
 
 def document(settings: TextSettings, result: TextResult) -> dict[str, Any]:

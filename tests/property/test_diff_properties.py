@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qemuglue.campaign.diff_ranges import compare_ranges, joined
+from qemuglue.campaign.diff.ranges import compare_ranges, joined
 from qemuglue.mirror.snapshot import MapRange
 
 LAST = 63

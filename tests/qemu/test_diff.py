@@ -7,8 +7,8 @@ import json
 
 import pytest
 
-from qemuglue.campaign.diff_outcomes import _Comparison, _Plan, compare_outcomes
-from qemuglue.campaign.diffing import DiffOptions, MachineDiff, Status, diff_machine
+from qemuglue.campaign.diff.diffing import DiffOptions, MachineDiff, Status, diff_machine
+from qemuglue.campaign.diff.outcomes import _Comparison, _Plan, compare_outcomes
 from qemuglue.cli.main import main
 from qemuglue.mirror.snapshot import from_json, take_snapshot
 from qemuglue.program.layout import Layout, Range

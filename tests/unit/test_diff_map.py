@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from qemuglue.campaign.diff_map import MapChange, Subject, compare_maps, space_label
-from qemuglue.campaign.diff_ranges import Kind, compare_ranges, joined
+from qemuglue.campaign.diff.maps import MapChange, Subject, compare_maps, space_label
+from qemuglue.campaign.diff.ranges import Kind, compare_ranges, joined
 from qemuglue.mirror.snapshot import Bar, MapRange, PciFunction, RamBlock, Snapshot, View
 
 

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from qemuglue.campaign import diffing
-from qemuglue.campaign.diff_firmware import firmware_behind
-from qemuglue.campaign.diff_map import MapChange, Subject
-from qemuglue.campaign.diff_outcomes import Call, Outcome, OutcomeChange, Outcomes
-from qemuglue.campaign.diff_ranges import Kind
-from qemuglue.campaign.diffing import Census, DiffOptions, MachineDiff, Status, take_census
+from qemuglue.campaign.diff import diffing
+from qemuglue.campaign.diff.diffing import Census, DiffOptions, MachineDiff, Status, take_census
+from qemuglue.campaign.diff.firmware import firmware_behind
+from qemuglue.campaign.diff.maps import MapChange, Subject
+from qemuglue.campaign.diff.outcomes import Call, Outcome, OutcomeChange, Outcomes
+from qemuglue.campaign.diff.ranges import Kind
 from qemuglue.campaign.schedule import Done
 from qemuglue.cli import diff
 from qemuglue.cli.main import main

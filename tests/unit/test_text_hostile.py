@@ -13,9 +13,9 @@ from random import Random
 
 import pytest
 
-from qemuglue.campaign.text_damage import DAMAGES
-from qemuglue.campaign.text_fuzz import SEEDS
-from qemuglue.campaign.text_target import TextFault, run_input
+from qemuglue.campaign.text.damage import DAMAGES
+from qemuglue.campaign.text.fuzz import SEEDS
+from qemuglue.campaign.text.target import TextFault, run_input
 from qemuglue.errors import ProtocolError, ResourceError
 from qemuglue.mirror import Mirror
 from qemuglue.qemu import events, mtree, qtest
@@ -370,7 +370,7 @@ def test_an_error_is_one_printable_sentence() -> None:
 
 
 def test_a_fault_has_a_signature(monkeypatch: pytest.MonkeyPatch) -> None:
-    from qemuglue.campaign import text_parsers
+    from qemuglue.campaign.text import parsers as text_parsers
 
     def broken(text: str) -> object:
         raise RecursionError("too deep")

@@ -15,10 +15,11 @@ from typing import Any
 
 import pytest
 
-from qemuglue.campaign import text_fuzz, text_target
 from qemuglue.campaign.corpus import Corpus
-from qemuglue.campaign.text_fuzz import SEEDS, Work, explore
-from qemuglue.campaign.text_target import TextFault, read_finding, replay_input, run_input
+from qemuglue.campaign.text import fuzz as text_fuzz
+from qemuglue.campaign.text import target as text_target
+from qemuglue.campaign.text.fuzz import SEEDS, Work, explore
+from qemuglue.campaign.text.target import TextFault, read_finding, replay_input, run_input
 from qemuglue.cli.main import main
 from qemuglue.errors import FindingError
 from qemuglue.qemu import events, mtree, qtest
@@ -35,7 +36,7 @@ def test_every_seed_is_parsed_by_its_own_parser() -> None:
 
 
 def text_target_parsers() -> dict[str, tuple[str, Callable[[bytes], str]]]:
-    from qemuglue.campaign.text_parsers import PARSERS
+    from qemuglue.campaign.text.parsers import PARSERS
     return PARSERS
 
 
@@ -74,8 +75,8 @@ def _size(patch: pytest.MonkeyPatch) -> None:
     """One byte less where a region ends with its container."""
     node = mtree._node
 
-    def worse(match: Any, base: int, children: Any) -> Any:
-        made = node(match, base, children)
+    def worse(*words: Any) -> Any:
+        made = node(*words)
         return replace(made, size=made.size - 1) if made.target and made.size == 0x80 else made
 
     patch.setattr(mtree, "_node", worse)
@@ -132,7 +133,7 @@ def test_a_planted_fault_is_found(
 
 
 def test_too_slow_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    from qemuglue.campaign import text_parsers
+    from qemuglue.campaign.text import parsers as text_parsers
 
     def endless(text: str) -> object:
         while True:
@@ -217,7 +218,7 @@ def test_as_a_libfuzzer_executable(tmp_path: Path) -> None:
 
 
 def test_the_example_of_the_page_is_a_finding(tmp_path: Path) -> None:
-    page = (Path(text_target.__file__).parent / "FINDING.md").read_text(encoding="utf-8")
+    page = (Path(text_target.__file__).parents[1] / "FINDING.md").read_text(encoding="utf-8")
     [example] = re.findall(r"```text\n(.*?)```", page, re.DOTALL)
     folder = tmp_path / "text-0"
     folder.mkdir()

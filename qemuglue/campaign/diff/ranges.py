@@ -1,6 +1,6 @@
 """What changed between two flat views: each change once, by kind.
 
-The order of the questions is in :mod:`qemuglue.campaign.diff_map`. Pure: two lists of ranges in,
+The order of the questions is in :mod:`qemuglue.campaign.diff.maps`. Pure: two lists of ranges in,
 changes out, in address order.
 """
 

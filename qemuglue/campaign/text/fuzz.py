@@ -1,7 +1,7 @@
 """One process that fuzzes the target ``text``: libFuzzer's harness, and the plain engine.
 
-``python -m qemuglue.campaign.text_fuzz --out=DIR …`` is the plain engine: it damages the inputs
-of the corpus (``text_damage``) and keeps what gives an answer not seen before. The Atheris engine
+``python -m qemuglue.campaign.text.fuzz --out=DIR …`` is the plain engine: it damages the inputs
+of the corpus (``text/damage``) and keeps what gives an answer not seen before. The Atheris engine
 (``libfuzzer``) drives the same ``Work``. Both tell the campaign how it goes by lines on a pipe:
 ``{"type": "text", "inputs": N, "facts": [new ones], "found": [folders]}``.
 """
@@ -20,8 +20,8 @@ from typing import Any
 
 from qemuglue.campaign.corpus import Corpus
 from qemuglue.campaign.feedback import Feedback
-from qemuglue.campaign.text_damage import MAX_SIZE, damaged
-from qemuglue.campaign.text_target import TextFault, record, run_input
+from qemuglue.campaign.text.damage import MAX_SIZE, damaged
+from qemuglue.campaign.text.target import TextFault, record, run_input
 
 #: Status lines are at least this far apart.
 INTERVAL_S = 0.5
@@ -149,7 +149,7 @@ def explore(work: Work, corpus: Corpus, rng: Random, over: Callable[[], bool]) -
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The plain engine's process; 1 when something was found."""
-    parser = argparse.ArgumentParser(prog="qemuglue.campaign.text_fuzz", allow_abbrev=False)
+    parser = argparse.ArgumentParser(prog="qemuglue.campaign.text.fuzz", allow_abbrev=False)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", required=True)
     parser.add_argument("--seconds", type=float, default=0.0)

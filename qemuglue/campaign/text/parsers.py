@@ -3,7 +3,7 @@
 Each parser takes bytes and returns a word for what came of them, or raises ProtocolError, which
 is an answer too. Everything else that escapes is a fault, and so is a value that breaks a rule:
 
-* a tree or a view printed again (``text_print``) parses to the same value, and a part of it
+* a tree or a view printed again (``text/printing``) parses to the same value, and a part of it
   that does not end with a block is refused;
 * a mirror is taken and drawn within limits, and can be compared and laid out;
 * a transcript read in pieces gives the events of the whole;
@@ -20,7 +20,7 @@ import re
 import socket
 from collections.abc import Callable, Iterable
 
-from qemuglue.campaign.text_print import print_flat, print_tree
+from qemuglue.campaign.text.printing import print_flat, print_tree
 from qemuglue.errors import ProtocolError, QemuFailure
 from qemuglue.mirror import Mirror
 from qemuglue.qemu.builds import parse_version

@@ -39,7 +39,7 @@ bus), ``nonvolatile`` (it tells the host's dump, not the guest), and views of de
 their DMA could tell apart, mostly empty until firmware enables bus mastering.
 
 A ROM is as large as the firmware file that the build's package brings. Where the packages' files
-explain another size (``diff_firmware.py``), the change is told with the file's name, and is
+explain another size (``diff/firmware``), the change is told with the file's name, and is
 not the machine type's: it is a note.
 """
 
@@ -52,7 +52,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from qemuglue.campaign.diff_ranges import Kind, RangeChange, compare_ranges
+from qemuglue.campaign.diff.ranges import Kind, RangeChange, compare_ranges
 from qemuglue.mirror.snapshot import MapRange, PciFunction, RamBlock, Snapshot, View
 
 

@@ -29,7 +29,7 @@ from itertools import zip_longest
 from random import Random
 from typing import Any
 
-from qemuglue.campaign.diff_ranges import joined, pieces_of
+from qemuglue.campaign.diff.ranges import joined, pieces_of
 from qemuglue.errors import QemuDied, QemuFailure, QemuHang, ResourceError
 from qemuglue.mirror.snapshot import MapRange, View, views_of
 from qemuglue.program.generate import Generator

@@ -20,8 +20,8 @@ from pathlib import Path
 from qemuglue.campaign.corpus import Corpus
 from qemuglue.campaign.runner import _environment
 from qemuglue.campaign.status import Lines
-from qemuglue.campaign.text_damage import MAX_SIZE
-from qemuglue.campaign.text_target import TextFinding, read_finding
+from qemuglue.campaign.text.damage import MAX_SIZE
+from qemuglue.campaign.text.target import TextFinding, read_finding
 from qemuglue.errors import UsageError
 from qemuglue.qemu import libc
 
@@ -139,7 +139,7 @@ def _start(settings: TextSettings, index: int) -> _Worker:
         ]
     else:
         command += [
-            "qemuglue.campaign.text_fuzz", f"--out={settings.out}", f"--status-fd={theirs}",
+            "qemuglue.campaign.text.fuzz", f"--out={settings.out}", f"--status-fd={theirs}",
             f"--seed={settings.seed}/{index}", f"--seconds={settings.seconds}",
             f"--programs={share}",
         ]

@@ -1,8 +1,8 @@
 """What changed between two builds, machine by machine.
 
 Each machine is started on both builds as a plain command line gives it (no ``-nodefaults``), and
-compared in three ways: its map (``diff_map``), what one and the same program does on both
-(``diff_outcomes``), and the contracts of its devices (``witness/contract_table``).
+compared in three ways: its map (``diff/maps``), what one and the same program does on both
+(``diff/outcomes``), and the contracts of its devices (``witness/contract_table``).
 
 A versioned machine type (``pc-q35-7.2``) promises the same virtual hardware in every release: a
 running guest is migrated to a newer QEMU, and saved state is loaded by it. So whatever a guest or a
@@ -18,9 +18,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from qemuglue.campaign.contracting import probe_machine
-from qemuglue.campaign.diff_firmware import firmware_behind
-from qemuglue.campaign.diff_map import MapChange, compare_maps
-from qemuglue.campaign.diff_outcomes import DEFAULT_OPS, Outcomes, compare_outcomes
+from qemuglue.campaign.diff.firmware import firmware_behind
+from qemuglue.campaign.diff.maps import MapChange, compare_maps
+from qemuglue.campaign.diff.outcomes import DEFAULT_OPS, Outcomes, compare_outcomes
 from qemuglue.errors import EnvironmentFailure, LaunchError, QemuFailure, QemuHang
 from qemuglue.mirror.snapshot import Snapshot, take_snapshot
 from qemuglue.qemu import ways

@@ -1,6 +1,6 @@
 """The fuzz target ``text``: QEMU's words are untrusted, whatever channel they come by.
 
-The first byte of an input chooses the parser (``text_parsers.PARSERS``), the rest is the text.
+The first byte of an input chooses the parser (``text/parsers.PARSERS``), the rest is the text.
 It needs no QEMU. Whatever text: a value or a ProtocolError of one sentence, in a time and with
 a memory in proportion; anything else is a finding with the signature
 ``text:PARSER:WHAT``, WHAT being the exception that escaped, the rule that was broken, or
@@ -28,7 +28,7 @@ from pathlib import Path
 from types import FrameType
 
 from qemuglue import __version__
-from qemuglue.campaign.text_parsers import Fault, chosen, run_parser
+from qemuglue.campaign.text.parsers import Fault, chosen, run_parser
 from qemuglue.errors import FindingError
 
 NAME = "text"
