@@ -59,6 +59,12 @@ class CheckRun:
                            for name in ("pairs", "bits", "aliases")))
 
     @property
+    def known_by_name(self) -> int:
+        """How many facts of QEMU's own regions were taken from their names, over all machines
+        (``mirror/known.py``); none of them counts as inferred."""
+        return sum(result.map.known.total for result in self.results)
+
+    @property
     def views(self) -> tuple[int, int, int]:
         """(QEMU's views, exact of them, exact with inference off)."""
         maps = [result.map for result in self.results]

@@ -56,7 +56,8 @@ def _parts(result: CheckResult) -> Iterator[str]:
     if seen.plain < seen.exact:
         views += f" ({seen.plain} with inference off)"
     inferred = f", inferred {result.map.inferred}" if seen.inferred.total else ""
-    yield f"{count(seen.ranges)} ranges, {views}{inferred}"
+    by_name = f", {seen.known.total} known by name" if seen.known.total else ""
+    yield f"{count(seen.ranges)} ranges, {views}{inferred}{by_name}"
     if seen.started_with:
         yield f"started with {seen.started_with}"
     if tally.total:
@@ -107,6 +108,8 @@ def _maps(run: CheckRun) -> Iterator[str]:
         return
     inferred = run.inferred
     facts = f"{inferred} inferred" if inferred.total else "nothing inferred"
+    if run.known_by_name:
+        facts += f", {count(run.known_by_name)} known by name"
     yield (f"Maps: {count(exact)} of {count(views)} flat views exact, {count(plain)} of them with "
            f"inference off; {facts}.")
     images = Counter(each.map.started_with for each in run.results if each.map.started_with)

@@ -36,8 +36,9 @@ _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 
 def exactness(mirror: Mirror) -> str:
     """One line: how far the model's views equal QEMU's, and what they took to do so."""
+    by_name = f"{mirror.known} known by name; " if mirror.known.total else ""
     return (
-        f"{mirror.score} views exact; inferred {mirror.inference}; "
+        f"{mirror.score} views exact; inferred {mirror.inference}; {by_name}"
         f"{mirror.plain.exact} exact without inference"
     )
 
@@ -224,6 +225,7 @@ def map_document(
             "pairs": inference.pairs, "bits": inference.bits, "aliases": inference.aliases,
             "facts": list(inference.facts),
         },
+        "known_by_name": list(mirror.known.facts),
         "differences": [str(difference) for difference in mirror.differences],
         "spaces": [
             _space_document(space, pictures.get(space.view), tree, contracts or Contracts())
