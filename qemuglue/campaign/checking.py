@@ -104,6 +104,7 @@ class _Look:
 
     accounts: list[Account] = field(default_factory=list)
     ended: Judgement | None = None
+    asked: str = ""  #: the witness that was being asked when it ended
 
 
 class _Check:
@@ -308,7 +309,9 @@ class _Check:
         for _ in range(MAX_FATAL_READS):
             if found is None or found.ended is None:
                 break
-            self._read_ended_qemu(found.ended, operations, seed)
+            self._asking_ended_qemu(found, operations, seed)
+            if self._last_read is None:
+                break  # there is no place to leave out: it would only be seen again
             found = self._look(operations, seed)
         if found is None:
             self.notes.append("the witnesses of a state were not asked: no session lasted")
@@ -319,11 +322,11 @@ class _Check:
     def _look(self, operations: Sequence[Operation], seed: int) -> _Look | None:
         """What each witness says after ``operations``; None if they end otherwise than well."""
         rng = Random(seed)
-        looks: tuple[Callable[[Session], Account], ...] = (
-            lambda session: check_translation(session, rng), check_dump,
-            lambda session: check_xp(session, rng, avoid=self._fatal_read), check_map,
-        )
-        self._last_read = None
+        looks: dict[str, Callable[[Session], Account]] = {
+            "gpa2hva": lambda session: check_translation(session, rng), "the dump": check_dump,
+            "xp": lambda session: check_xp(session, rng, avoid=self._fatal_read),
+            "the map": check_map,
+        }
         with self._scene(self.knowledge).session() as session:
             try:
                 lockstep = LockStep(session)
@@ -333,28 +336,35 @@ class _Check:
             except QemuFailure:
                 return None
             found = _Look()
-            for look in looks:
+            for name, look in looks.items():
+                self._last_read = None
                 try:
                     found.accounts.append(look(session))
                 except QemuFailure as error:
-                    found.ended = failure_judgement(session, error)
+                    found.ended, found.asked = failure_judgement(session, error), name
                     break
             return found
 
     def _fatal_read(self, read: Read) -> str:
-        self._last_read = Operation("read", Place(offset=read.addr), read.size)
-        return self.fatal.why(self.layout, self._last_read)[0]
+        op = Operation("read", Place(offset=read.addr), read.size)
+        why = self.fatal.why(self.layout, op)[0]
+        if not why:
+            self._last_read = op
+        return why
 
-    def _read_ended_qemu(
-        self, found: Judgement, operations: Sequence[Operation], seed: int
+    def _asking_ended_qemu(
+        self, look: _Look, operations: Sequence[Operation], seed: int
     ) -> None:
-        """QEMU died or hung while a witness was asked, most likely at the last read of xp."""
-        op = self._last_read
+        """QEMU died or hung while a witness was asked: xp most likely at its last read, any other
+        of what was done before."""
+        found, op = look.ended, self._last_read
+        assert found is not None
         again = self._look(operations, seed)
         same = again is not None and again.ended is not None and (
             again.ended.signature == found.signature
         )
-        place = "while a witness was asked"
+        self._last_read = op
+        place = f"while {look.asked} was asked"
         if op is not None:
             place = f"xp, like {self.fatal.add_operation(self.layout, op, found.signature)}"
         self.divergences.append(Divergence(

@@ -17,7 +17,8 @@ Keys of an ``[[oddity]]``, all texts unless said otherwise:
 ``machines``  list of globs over TARGET/NAME
 ``match``     table ``signature`` and ``region``, globs: the finding this explains. ``region`` is
               the region's name, or "the end of NAME" for an access that goes on behind it (two
-              globs are parted by "|"); left out, it is "*". ``signature`` is also what the program must show.
+              globs are parted by "|"); left out, it is "*". ``signature`` is also what the
+              program must show.
 ``regions``   kind ``avoid``: list of globs over region names
 ``program``   program text (``.qg``) that shows it, on a machine in scope
 ``test``      in place of ``program`` and ``match``, where no such program can show it: the test
