@@ -183,7 +183,10 @@ class LockStep:
         self.judge.account = ([], [])
         self.tally.verbs[op.verb] += 1
         self.tally.cells[self.judge.kind(op, addr), Verdict.UNJUDGED] += 1
-        for section in self.judge.sections(op, addr):
+        sections = self.judge.sections(op, addr)
+        avoided = self.session.avoided
+        sections.sort(key=lambda section: avoided.why(section.region.name) is None)
+        for section in sections:
             why = self.session.unjudgeable(section.region)
             if op.verb in SIZED_READS and section.region.kind is RegionKind.ROM_DEVICE:
                 why = reason("rom-device-end")

@@ -129,6 +129,14 @@ def test_what_starts_nothing_floods_nothing() -> None:
     assert not floods(FwCfgDma(), space, 4, struct.pack(">I", 0x70000)), "no structure is there"
 
 
+def test_a_length_that_a_device_would_tell_may_flood() -> None:
+    """An empty PCI window reads as ones, and QEMU takes those for the command."""
+    space, _, register = machine()
+    window = space.view.lookup(register.absolute())
+    assert window.region is register
+    assert floods(FwCfgDma(), space, 4, struct.pack(">I", register.absolute()))
+
+
 def test_the_high_half_counts() -> None:
     space, ram, register = machine()
     put(ram, 0x100, READ, 0xFFFFFFFF, 0x2000)

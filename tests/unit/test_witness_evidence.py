@@ -19,6 +19,7 @@ from qemuglue.memory.attrs import OK
 from qemuglue.memory.rules import RULES_10_0
 from qemuglue.qemu.events import Event, Kind, Refusal
 from qemuglue.witness.evidence import Evidence, Expected, IoRootOps
+from qemuglue.witness.session import twins
 from qemuglue.witness.verdict import Tally
 
 FOUR = Contract(valid_min=4, valid_max=4)
@@ -536,3 +537,57 @@ def test_expectations_in_words() -> None:
     assert Expected(dev, 4, 2, True, 9).describe() == "write of 2 at dev+0x4 value 0x9"
     told = Expected(dev, 4, 2, True, reason=Reason.UNALIGNED).describe()
     assert told == "write of 2 at dev+0x4 refused: unaligned"
+
+
+# -- forwarders and twins ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("size", "goes_on"), [(0x1000, True), (0x100, False)])
+def test_the_clock_of_a_jazz_board_passes_accesses_on(size: int, goes_on: bool) -> None:
+    """Read: the line of the clock itself comes first; written: behind. A clock of another size
+    is nobody's messenger."""
+    page, clock = device("rtc", size), device("rtc", 2)
+    space = space_of((0x1000, page), (0x9000, clock))
+    evidence = judged(space, Evidence())
+    evidence.load([call(clock, 1, 1, 3), call(page, 4, 1, 3)])
+    space.read(0x1004, 1)
+    evidence.finish()
+    assert (evidence.mismatch is None) is goes_on
+    evidence.load([
+        call(page, 4, 1, 5, is_write=True), call(clock, 1, 1, 5, is_write=True)])
+    space.write(0x1004, b"\5")
+    evidence.finish()
+    assert (evidence.mismatch is None) is goes_on
+
+
+def test_a_twin_is_taken_for_the_other_but_told() -> None:
+    """Two regions that only aliases show: the texts of QEMU do not tell which is which."""
+    first, second, other = device("timer", 0x30), device("timer", 0x30), device("timer", 0x40)
+    space = space_of(
+        (0x1000, MemoryRegion.alias_of("a", first, 0, 0x30)),
+        (0x2000, MemoryRegion.alias_of("b", second, 0, 0x30)),
+    )
+    assert twins([first, second, other, device("clock", 0x30)]) == {first, second}
+    for known, mistaken in ((frozenset(), False), (twins([first, second]), True)):
+        evidence = judged(space, Evidence())
+        evidence.twins = known
+        evidence.load([call(first, 4, 4, 1), call(second, 4, 4, 2), call(first, 8, 4, 3)])
+        space.read(0x1004, 4)
+        space.read(0x2004, 4)
+        assert (evidence.mismatch, evidence.mistaken) == (None, False)
+        data = space.read(0x2008, 4)[1]
+        assert (evidence.mismatch is None) is mistaken is evidence.mistaken
+        assert data[0] == (3 if mistaken else 0)
+
+
+def test_no_stranger_is_taken_for_a_twin() -> None:
+    first, second, other = device("timer", 0x30), device("timer", 0x30), device("timer", 0x40)
+    space = space_of(
+        (0x1000, MemoryRegion.alias_of("a", first, 0, 0x30)), (0x3000, other),
+    )
+    evidence = judged(space, Evidence())
+    evidence.twins = twins([first, second])
+    evidence.load([call(other, 4, 4, 1), call(other, 4, 4, 1)])
+    space.read(0x3004, 4)
+    space.read(0x1004, 4)
+    assert evidence.mismatch is not None and not evidence.mistaken
