@@ -18,6 +18,7 @@ tree text cannot tell. It starts and stops no QEMU, and it makes no access.
 ``touched``   which views a change can have touched
 ``watch``     whether a mirror is stale, from the transcript
 ``views``     the comparison of views
+``changes``   what changed between two maps
 ``pairing``   which of QEMU's views belongs to which root
 ``effort``    what one look at a map may cost
 ``layout``    the views as programs see them
