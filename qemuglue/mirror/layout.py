@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from qemuglue.errors import ProgramError, ProtocolError
 from qemuglue.memory import AddressSpace, FlatView, MemoryRegion, MemoryRegionSection, RegionKind
@@ -23,11 +23,12 @@ _IO = "io"
 
 
 def layout_of(
-    memory: AddressSpace, io: AddressSpace | None, spaces: Sequence[AddressSpace]
+    memory: AddressSpace, io: AddressSpace | None, spaces: Sequence[AddressSpace],
+    lines: Mapping[MemoryRegion, int],
 ) -> Layout:
     """``memory`` and ``io`` under those names, every other space under its own; a name that
     repeats gets ``#k``, k from 1. Raises ProtocolError for a map that no program can be laid
-    out on, such as ports beyond 0xffff."""
+    out on, such as ports beyond 0xffff; ``lines`` are the regions' in the text."""
     ranges = {_MEMORY: _ranges(memory.view, _MEMORY)}
     if io is not None:
         ranges[_IO] = _ranges(io.view, _IO)
@@ -44,7 +45,11 @@ def layout_of(
     try:
         return Layout(ranges)
     except ProgramError as error:
-        raise ProtocolError(f"no map of a machine: {error}", channel=TREE_COMMAND) from None
+        # A view is in order and within 2^64: only ports can be where none are.
+        line = 1 if io is None else lines.get(io.root, 1)
+        raise ProtocolError(
+            f"line {line}: no map of a machine: {error}", channel=TREE_COMMAND
+        ) from None
 
 
 def _ranges(view: FlatView, space: str) -> list[Range]:

@@ -213,7 +213,9 @@ class Mirror:
     def layout(self) -> Layout:
         """The views as programs see them."""
         if self._layout is None:
-            self._layout = layout_of(self.memory, self.io, self.spaces)
+            self._layout = layout_of(
+                self.memory, self.io, self.spaces, self._model.lines
+            )
         return self._layout
 
     def compare(self, flat: str | Sequence[FlatText]) -> list[ViewDifference]:

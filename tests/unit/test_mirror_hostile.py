@@ -248,3 +248,12 @@ def test_no_space_of_the_machine_is_a_fault_of_the_text() -> None:
     mirror = Mirror.take(hmp(HEAD, view("x", "y", node(1, "y"))))
     with pytest.raises(ProtocolError, match=": line 1: no address space"):
         _ = mirror.memory
+
+
+def test_ports_where_none_can_be_are_told_with_the_line_of_their_space() -> None:
+    tree = (f"address-space: memory\n{node(1, 'm')}\n"
+            f"address-space: I/O\n{node(1, 'io', 0, 1 << 20)}\n")
+    flat = view("memory", "m", node(1, "m")) + view("I/O", "io", node(1, "io", 0, 1 << 20))
+    mirror = Mirror.take(hmp(HEAD + tree, flat))
+    with pytest.raises(ProtocolError, match=": line 8: no map of a machine: io: range 'io'"):
+        mirror.layout()
