@@ -14,10 +14,10 @@ from qemuglue.memory.flatview import MAX_DEPTH, view_root
 from qemuglue.qemu.mtree import TREE_COMMAND
 
 #: Regions visited by all drawings of one take or refresh, learning apart: about 1 s. The real
-#: machine that needs most (m68k/q800, made of aliases) takes 140,000, all others 1,200 at most.
+#: machine that needs most (m68k/q800 of 7.2, all aliases) takes 140,000, the others up to 1,500.
 MAX_DRAWN = 1_000_000
-#: Steps of learning in one take or refresh: about 2 s. The same machine takes 360,000, all
-#: others 4,000 at most.
+#: Steps of learning in one take or refresh: about 2 s. The same machine takes 290,000, all
+#: others 12,000 at most.
 MAX_LEARNT = 1_000_000
 
 _TOP = 1 << 64
