@@ -29,7 +29,7 @@ MAX_ALIAS_CHAIN = 64
 #: Listings of one name that an alias may mean: the latest so many, and those of its owner.
 MAX_OPTIONS = 64
 #: Lines looked at to find one that prints like a listing; what is over is taken for a region of
-#: its own. Real machines take 4,000.
+#: its own. No more than the namesakes of real machines times themselves.
 MAX_TWINS = 1_000_000
 
 
