@@ -351,7 +351,7 @@ PARSERS: dict[str, tuple[str, Callable[[bytes], str]]] = {
     "r": ("plugin", _plugin), "s": ("stderr", _stderr),
 }
 #: Parsers of texts whose errors must name a line.
-_LINED = ("tree", "flat", "events")
+_LINED = ("tree", "flat", "events", "mirror")
 
 
 def chosen(data: bytes) -> tuple[str, Callable[[bytes], str]]:
