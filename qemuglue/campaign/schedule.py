@@ -46,9 +46,9 @@ JOB_TIMEOUT_S = 3600.0
 #: From SIGTERM to SIGKILL: what a worker needs to end its QEMUs is some 10 ms.
 GRACE_S = 3.0
 
-#: A worker that has grown over this is replaced after its job, so that hundreds of jobs cannot
-#: add up: Python seldom gives back what one large machine took.
-MAX_RESIDENT_BYTES = 400 << 20
+#: A worker that has grown by this is replaced after its job, so that hundreds of jobs cannot add
+#: up: Python seldom gives back what one large machine took.
+MAX_GROWN_BYTES = 350 << 20
 
 #: A worker is looked at so often even if nothing is heard of it.
 TICK_S = 0.25
@@ -143,6 +143,8 @@ class _Worker:
     index: int | None = None
     #: Whether it has come to its jobs, and since when it has the one it has.
     ready: bool = False
+    #: What it was born with: a fork has all its parent has.
+    born_bytes: int = 0
     start_s: float = 0.0
     received: bytearray = field(default_factory=bytearray)
 
@@ -224,6 +226,7 @@ class _Pool(Generic[J, R]):
             theirs_in.close()
             theirs_out.close()
         worker = _Worker(process, inbox, outbox)
+        worker.born_bytes = resident_bytes(os.getpid()) if method == "fork" else 0
         os.set_blocking(outbox.fileno(), False)
         self._workers.append(worker)
         self._selector.register(outbox, selectors.EVENT_READ, worker)
@@ -239,7 +242,8 @@ class _Pool(Generic[J, R]):
         if answer is not None and worker.index is not None:
             self._false_starts = 0
             done = self._done(worker, answer)
-            if gone or resident_bytes(int(worker.process.pid or 0)) > MAX_RESIDENT_BYTES:
+            most = worker.born_bytes + MAX_GROWN_BYTES
+            if gone or resident_bytes(int(worker.process.pid or 0)) > most:
                 self._end([worker])
             return done
         if not gone and worker.process.exitcode is not None:

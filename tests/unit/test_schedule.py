@@ -192,14 +192,23 @@ def test_dear_jobs_start_first() -> None:
 
 
 def test_a_worker_that_has_grown_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    # A worker that is forked has what this process has, from the start.
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    resident = pages * os.sysconf("SC_PAGE_SIZE")
-    monkeypatch.setattr(schedule, "MAX_RESIDENT_BYTES", resident + (150 << 20))
+    monkeypatch.setattr(schedule, "MAX_GROWN_BYTES", 150 << 20)
     found = run(("who", 0), ("grow", 300 << 20), ("who", 1), workers=1)
     first, grown, last = (found[key].result for key in
                           (("who", 0), ("grow", 300 << 20), ("who", 1)))
     assert first == grown != last
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_worker_is_kept_whatever_its_parent_has(
+    beside: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fork has all that its parent has, from the start; that is no growth."""
+    monkeypatch.setattr(schedule, "MAX_GROWN_BYTES", 100 << 20)
+    monkeypatch.setattr(schedule, "_one_thread", lambda: not beside)
+    ballast = bytearray(b"x") * (200 << 20)
+    found = run(("who", 1), ("who", 2), workers=1)
+    assert len({done.result for done in found.values()}) == 1 and ballast
 
 
 def test_memory_is_told() -> None:
