@@ -20,6 +20,7 @@ reaches the parent alone, which then ends them.
 from __future__ import annotations
 
 import contextlib
+import logging
 import multiprocessing
 import os
 import pickle
@@ -338,12 +339,14 @@ _READY = b""
 _START_FAILED = 71
 
 
-class _Ended(BaseException):
-    """SIGTERM in a worker: not an Exception, so that no job takes it for its own."""
+class _Ended(SystemExit):
+    """SIGTERM in a worker: not an Exception, so that no job takes it for its own, and of the
+    two that asyncio lets through its callbacks (it logs any other and goes on)."""
 
 
 def _on_sigterm(number: int, frame: FrameType | None) -> NoReturn:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    logging.disable()  # what asyncio says of tasks that were cut short is nobody's affair now
     raise _Ended
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -50,6 +51,10 @@ def perform(job: tuple[str, Any]) -> Any:
             return Unreadable()
         case "interrupt":
             raise KeyboardInterrupt
+        case "ends in a callback":
+            loop = asyncio.new_event_loop()
+            loop.call_soon(os.kill, os.getpid(), signal.SIGTERM)
+            loop.run_forever()
         case "child":
             sleeper = subprocess.Popen(["sleep", "60"], stdout=subprocess.DEVNULL)
             Path(given).write_text(str(sleeper.pid))
@@ -197,6 +202,14 @@ def test_a_worker_that_has_grown_is_replaced(monkeypatch: pytest.MonkeyPatch) ->
     first, grown, last = (found[key].result for key in
                           (("who", 0), ("grow", 300 << 20), ("who", 1)))
     assert first == grown != last
+
+
+def test_asyncio_does_not_swallow_the_end_of_a_worker(capfd: pytest.CaptureFixture[str]) -> None:
+    """A monitor's callback may be what runs when Ctrl-C comes."""
+    found = run(("ends in a callback", None), ("double", 2), workers=1, timeout_s=20)
+    assert "20 s" not in found["ends in a callback", None].failure
+    assert found["double", 2].result == 4
+    assert "Traceback" not in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("beside", [False, True])
