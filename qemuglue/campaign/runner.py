@@ -30,19 +30,17 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
-import qemuglue
 from qemuglue.campaign.corpus import Corpus
+from qemuglue.campaign.engines import start_engine
 from qemuglue.campaign.settings import Settings, resolve, scene
 from qemuglue.campaign.status import Lines, Totals, load_totals, save_totals
 from qemuglue.campaign.worker import DONE, FOUND
 from qemuglue.errors import EnvironmentFailure, QemuFailure, UsageError
 from qemuglue.program.codec import RECORD_SIZE
-from qemuglue.qemu import libc
 from qemuglue.qemu.builds import Build, find_build
 
 #: The loop looks at its workers at least this often.
@@ -295,12 +293,7 @@ class Campaign:
             command += _libfuzzer_flags(self.settings, worker.index, worker.life)
         log = self.out / "workers" / f"worker-{worker.index}.log"
         try:
-            with log.open("ab") as output:
-                worker.process = subprocess.Popen(
-                    command, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-                    pass_fds=[theirs], env=_environment(), start_new_session=True,
-                    preexec_fn=partial(libc.die_with_parent, os.getpid()),
-                )
+            worker.process = start_engine(command, log, theirs)
         except BaseException:
             os.close(ours)
             raise
@@ -522,10 +515,3 @@ def _libfuzzer_flags(settings: Settings, index: int, life: int) -> list[str]:
         "-rss_limit_mb=4096", "-verbosity=0", "-handle_int=0", "-handle_term=0",
         f"-artifact_prefix={settings.out}/", str(settings.corpus),
     ]
-
-
-def _environment() -> dict[str, str]:
-    """Ours, and the package can be imported as it was here."""
-    home = str(Path(qemuglue.__file__).resolve().parent.parent)
-    path = [home, *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(path)}

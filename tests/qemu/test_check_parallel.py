@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from processes import gone
 
 from qemuglue.campaign import schedule
 from qemuglue.campaign.check_jobs import find, jobs_of, machines_of, show
@@ -47,19 +48,6 @@ def qemus(parent: int) -> list[int]:
     """QEMUs of the workers of a check, past the moment in which they were a shell."""
     return [pid for pid in _children(set(_children({parent})))
             if b"qemu-system" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-
-
-def gone(pid: int, timeout_s: float = 10.0) -> bool:
-    """Whether a process ends in time; one that its new parent has not reaped has ended."""
-    until = time.monotonic() + timeout_s
-    while time.monotonic() < until:
-        try:
-            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
-                return True
-        except OSError:
-            return True
-        time.sleep(0.05)
-    return False
 
 
 def test_qemus_that_are_killed_cost_nobody_else(newest_build: Build) -> None:

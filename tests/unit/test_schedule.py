@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import gone
 
 from qemuglue.campaign import schedule
 from qemuglue.campaign.schedule import Done, Memory, run_jobs
@@ -100,19 +101,6 @@ def nothing_left() -> Iterator[None]:
     before = children()
     yield
     assert children() <= before | {getattr(resource_tracker._resource_tracker, "_pid", None)}
-
-
-def gone(pid: int, timeout_s: float = 5.0) -> bool:
-    """Whether the process ends in time; a zombie that its new parent has not reaped has."""
-    until = time.monotonic() + timeout_s
-    while time.monotonic() < until:
-        try:
-            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
-                return True
-        except OSError:
-            return True
-        time.sleep(0.02)
-    return False
 
 
 def wait_for(path: Path, timeout_s: float = 20.0) -> None:

@@ -14,16 +14,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 from qemuglue.campaign.corpus import Corpus
-from qemuglue.campaign.runner import _environment
+from qemuglue.campaign.engines import start_engine
 from qemuglue.campaign.status import Lines
 from qemuglue.campaign.text.damage import MAX_SIZE
 from qemuglue.campaign.text.target import TextFinding, read_finding
 from qemuglue.errors import UsageError
-from qemuglue.qemu import libc
 
 #: The loop looks at its workers at least this often, and shows how it goes this often.
 TICK_S = 0.25
@@ -145,12 +143,7 @@ def _start(settings: TextSettings, index: int) -> _Worker:
         ]
     log = settings.out / "workers" / f"worker-{index}.log"
     try:
-        with log.open("ab") as output:
-            process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-                pass_fds=[theirs], env=_environment(), start_new_session=True,
-                preexec_fn=partial(libc.die_with_parent, os.getpid()),
-            )
+        process = start_engine(command, log, theirs)
     except BaseException:
         os.close(ours)
         raise
