@@ -278,7 +278,7 @@ def test_an_error_of_the_caller_ends_the_workers() -> None:
 
 SCRIPT = """
     import contextlib, sys
-    sys.path.insert(0, {here!r})
+    sys.path[:0] = [{here!r}, {here!r} + "/.."]  # this module, and what it imports from beside
     from test_schedule import perform
     from qemuglue.campaign.schedule import run_jobs
     jobs = [("child", {a!r}), ("cleans", {b!r})]
