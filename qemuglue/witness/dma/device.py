@@ -1,0 +1,120 @@
+"""The contract between a device whose DMA is decoded and the lock step.
+
+A decoded device is a small model of what the real one does with *guest memory*, driven by what
+the transcript shows of its registers. It is told of every piece that reached the device, in
+order; when something is due it performs its accesses on the model through a :class:`Port`. What
+it writes lands in the model's RAM, so the ordinary comparison of RAM judges it; what it accesses
+that is no RAM must be in QEMU's transcript, as for any access. Only what nobody can know (random
+numbers, the time) is *adopted*, and only inside the range the program named for it.
+
+A device that is not sure says so (``lost``): from then on RAM that differs while this device may
+write is unjudged, with its reason, until it is reset. It never guesses.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from qemuglue.memory.address_space import AddressSpace
+from qemuglue.memory.attrs import UNSPECIFIED, MemTxAttrs
+from qemuglue.memory.region import MemoryRegion
+
+
+class When(enum.Enum):
+    """When a device does what it was told."""
+
+    NEVER = "nothing is due"
+    #: Inside the access itself, before qtest answers (fw_cfg, e1000e's transmitter).
+    NOW = "inside the access"
+    #: When QEMU's main loop comes round (a virtqueue behind an ioeventfd, a block request).
+    SOON = "from the main loop"
+    #: When the virtual clock has moved on (edu): never while the VM is stopped.
+    TIMER = "by a timer of the virtual clock"
+
+
+class Port(Protocol):
+    """How a device reaches guest memory: its own address space, its attributes, translation.
+
+    Addresses are the device's (``dma_addr_t``, 64 bits); data is in address order.
+    """
+
+    space: AddressSpace
+
+    def read(self, addr: int, size: int, attrs: MemTxAttrs = UNSPECIFIED) -> bytes | None:
+        """What ``address_space_read`` gives the device; None if it fails. Where other devices
+        answer, their values come from the transcript."""
+
+    def write(self, addr: int, data: bytes, attrs: MemTxAttrs = UNSPECIFIED) -> bool:
+        """Perform the write on the model; whether it succeeded."""
+
+    def unknown(self, addr: int, size: int, attrs: MemTxAttrs = UNSPECIFIED) -> None:
+        """The device wrote ``size`` bytes that nobody can predict: QEMU's are adopted there once
+        everything else of this action has arrived, and nowhere else."""
+
+
+class DmaDevice(Protocol):
+    """One decoded device of one running QEMU.
+
+    Calls come in the order of the transcript: ``wrote`` or ``was_read`` for a piece, then, if
+    ``when()`` is not NEVER, ``act`` as soon as that time has come. ``NOW`` acts before the next
+    piece is looked at; ``SOON`` and ``TIMER`` act when the batch has ended, after every operation
+    before them, and the kick has ended the batch (``kicks``).
+    """
+
+    #: As a person would call it: "edu", "virtio-blk-pci".
+    name: str
+    #: Why its DMA cannot be followed any more; "" while it can.
+    lost: str
+
+    def wrote(self, region: MemoryRegion, offset: int, size: int, value: int) -> None:
+        """The device was passed this write (the number the transcript shows)."""
+
+    def was_read(self, region: MemoryRegion, offset: int, size: int, value: int) -> None:
+        """The device answered this read with ``value``; reads may have effects as well."""
+
+    def kicks(self, region: MemoryRegion, offset: int, data: bytes) -> bool:
+        """Whether a write of ``data`` (address order) may start something that is not done when
+        qtest answers, or must not be overtaken: it ends its batch. Asked before it is sent."""
+
+    def floods(self, region: MemoryRegion, offset: int, data: bytes) -> bool:
+        """Whether this write would start more than can be waited for: it is not sent then."""
+
+    def swallows(self, region: MemoryRegion, offset: int, size: int, value: int) -> bool:
+        """Whether QEMU takes this write by an ioeventfd, so that it leaves no line in the
+        transcript; ``wrote`` is then called as if it had."""
+
+    def when(self) -> When:
+        """When the next action is due."""
+
+    def act(self, port: Port) -> None:
+        """Do on the model what is due."""
+
+    def reset(self) -> None:
+        """The machine was reset."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a device sits and what may be asked about it before its model is made."""
+
+    #: Path in QEMU's object model, which owns its regions and its address space.
+    owner: str
+    #: Its regions by name, as the mirror knows them.
+    regions: Mapping[str, MemoryRegion]
+    #: The space its DMA goes through (its bus master space, else the system's memory).
+    space: AddressSpace
+    #: The system's memory.
+    memory: AddressSpace
+    #: QEMU's version.
+    version: tuple[int, ...]
+    #: (path, property) -> value, by QMP ``qom-get``; None where there is no such property.
+    qom_get: Callable[[str, str], Any]
+    #: Whether the guest's clock moves.
+    parked: bool
+
+
+#: Makes the model of the device at a place, or None if it is none of its kind.
+Maker = Callable[[Place], DmaDevice | None]
