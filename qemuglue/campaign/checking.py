@@ -24,8 +24,10 @@ from random import Random
 from qemuglue.campaign.check_result import CheckResult, Divergence, MapResult, Status, map_result
 from qemuglue.campaign.explorer import Explorer, Progress
 from qemuglue.campaign.fatal import FatalPlaces
+from qemuglue.campaign.faults import Fault
 from qemuglue.campaign.findings import Finding
 from qemuglue.campaign.map_check import check_map as check_plain_map
+from qemuglue.campaign.planted import PLANTED
 from qemuglue.campaign.settings import DEFAULT_RAM, Settings, ask_ram_id, rules_of
 from qemuglue.campaign.starting import start_machine
 from qemuglue.errors import LaunchError, QemuFailure, QemuglueError, UsageError
@@ -216,7 +218,9 @@ class _Check:
     # -- accesses ------------------------------------------------------------------------------
 
     def _scene(self, knowledge: Knowledge) -> Scene:
-        return Scene(self.config, knowledge, self.setup, self.rules, self.face)
+        planted = PLANTED.get(self.defect)
+        tamper = planted.attach if isinstance(planted, Fault) else None
+        return Scene(self.config, knowledge, self.setup, self.rules, self.face, tamper)
 
     def _program(self, operations: Sequence[Operation]) -> Program:
         return Program(

@@ -15,7 +15,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from qemuglue.campaign.defects import DEFECTS
+from qemuglue.campaign.faults import Fault
+from qemuglue.campaign.planted import PLANTED
 from qemuglue.campaign.starting import start_machine
 from qemuglue.campaign.targets import DEFAULT_TARGET, find_target
 from qemuglue.errors import UsageError
@@ -83,8 +84,8 @@ class Settings:
             if value not in known:
                 given = ", ".join(word for word in known if word)
                 raise UsageError(f"no {name} {value!r}; use one of {given}")
-        if self.defect and self.defect not in DEFECTS:
-            raise UsageError(f"no defect {self.defect!r}; there are {', '.join(DEFECTS)}")
+        if self.defect and self.defect not in PLANTED:
+            raise UsageError(f"no defect {self.defect!r}; there are {', '.join(PLANTED)}")
         if not 1 <= self.operations <= MAX_OPERATIONS:
             raise UsageError(f"{self.operations} operations; give 1 to {MAX_OPERATIONS}")
         if not 1 <= self.jobs <= MAX_JOBS:
@@ -227,7 +228,9 @@ def rules_of(settings: Settings, build: Build) -> tuple[Rules, type[HostFace]]:
     rules = rules_for(build.version_tuple)
     if not settings.defect:
         return rules, HostFace
-    defect = DEFECTS[settings.defect]
+    defect = PLANTED[settings.defect]
+    if isinstance(defect, Fault):
+        return rules, HostFace
     if defect.rules is not None:
         rules = defect.rules(**{each.name: getattr(rules, each.name) for each in fields(rules)})
     return rules, defect.face
@@ -250,7 +253,9 @@ def scene(settings: Settings, knowledge: Knowledge | None = None) -> Scene:
     )
     if target not in _ANY_RAM:
         config = _starting(config)
-    return Scene(config, knowledge or Knowledge(), settings.setup, rules, face)
+    planted = PLANTED.get(settings.defect)
+    tamper = planted.attach if isinstance(planted, Fault) else None
+    return Scene(config, knowledge or Knowledge(), settings.setup, rules, face, tamper)
 
 
 #: Targets whose machines take any RAM size; a board of another may want its own.

@@ -14,7 +14,7 @@ from qemuglue.campaign.check_jobs import Shown, jobs_of, machines_of
 from qemuglue.campaign.check_result import CheckResult, Status
 from qemuglue.campaign.check_run import CheckRun, run_check
 from qemuglue.campaign.checking import DEFAULT_OPS, MAX_OPS
-from qemuglue.campaign.defects import DEFECTS
+from qemuglue.campaign.planted import PLANTED
 from qemuglue.cli.common import (
     Exit,
     add_build,
@@ -85,8 +85,8 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"--ops {args.ops}: give 0 to {MAX_OPS}")
     if args.jobs is not None and not 1 <= args.jobs <= MAX_JOBS:
         raise UsageError(f"--jobs {args.jobs}: give 1 to {MAX_JOBS}")
-    if args.defect and args.defect not in DEFECTS:
-        raise UsageError(f"no defect {args.defect!r}; there are {', '.join(DEFECTS)}")
+    if args.defect and args.defect not in PLANTED:
+        raise UsageError(f"no defect {args.defect!r}; there are {', '.join(PLANTED)}")
     standard()  # a file of oddities that cannot be read is told before any work
     chosen = _chosen(args, builds_of(args))
     contracts = _contracts(args, [machine for _, machine in chosen])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from qemuglue.campaign.defects import DEFAULT_DEFECT, DEFECTS
+from qemuglue.campaign.planted import DEFAULT_DEFECT, PLANTED
 from qemuglue.campaign.targets import DEFAULT_TARGET, TARGETS
 from qemuglue.cli.common import Exit, add_json, print_json
 
@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
             "defects": [
                 {"name": name, "rule": d.rule, "summary": d.summary,
                  "default": name == DEFAULT_DEFECT}
-                for name, d in DEFECTS.items()
+                for name, d in PLANTED.items()
             ],
         })
         return Exit.NOTHING_FOUND
@@ -41,8 +41,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"{target.name:<{width}}  {target.help} ({where})")
     if args.defects:
         print()
-        width = max(map(len, DEFECTS))
-        for name, defect in DEFECTS.items():
+        width = max(map(len, PLANTED))
+        for name, defect in PLANTED.items():
             mark = " (default)" if name == DEFAULT_DEFECT else ""
             print(f"{name:<{width}}  {defect.rule:<4} {defect.summary}{mark}")
     return Exit.NOTHING_FOUND

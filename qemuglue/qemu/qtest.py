@@ -156,6 +156,8 @@ class QtestChannel:
         self._fd = sock.fileno()
         self._poll.register(self._fd, select.POLLIN)
         self.broken = False
+        #: For planted faults (``campaign.faults``): what is received is read through it.
+        self.tap: Callable[[bytes], bytes] | None = None
         self._early = b""
         self._owed = 0
         self._owed_limit = 0
@@ -341,7 +343,8 @@ class QtestChannel:
         if left <= 0:
             raise TimeoutError
         try:
-            return self._sock.recv(_RECV_BYTES)
+            data = self._sock.recv(_RECV_BYTES)
+            return data if self.tap is None or not data else self.tap(data) or None
         except BlockingIOError:
             pass
         except ConnectionResetError:

@@ -96,6 +96,8 @@ class Transcript:
         self.limit_bytes = limit_bytes
         self.on_release = on_release
         self.fd = os.memfd_create("qemuglue-transcript", os.MFD_CLOEXEC)
+        #: For planted faults (``campaign.faults``): what is read comes through it.
+        self.tap: Callable[[bytes], bytes] | None = None
         self._offset = 0
         self._released = 0
 
@@ -141,7 +143,7 @@ class Transcript:
         if not final and text[-1:] != b"\n":
             text = text[:text.rfind(b"\n") + 1]
         self._advance(len(text))
-        return text
+        return text if self.tap is None else self.tap(text)
 
     def wait_for(self, sign: bytes | Callable[[bytes], bool], *, timeout_s: float) -> bytes:
         """Like :meth:`read_new`, once the whole lines not handed out yet hold ``sign``.

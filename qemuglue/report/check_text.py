@@ -12,7 +12,7 @@ from rich.text import Text
 from qemuglue.campaign.check_jobs import Shown
 from qemuglue.campaign.check_result import CheckResult, Divergence, Status
 from qemuglue.campaign.check_run import CheckRun
-from qemuglue.campaign.defects import DEFECTS
+from qemuglue.campaign.planted import PLANTED
 from qemuglue.report.check_json import UNITS
 from qemuglue.report.summary import MEANING, SOFT_LIMIT, verdict_table
 from qemuglue.report.terminal import count, duration, percent
@@ -230,7 +230,7 @@ def _print_found(run: CheckRun, console: Console) -> None:
     _say(console, f"{machines}: {', '.join(words) or 'none'}; {_cost(run)}",
          "bold red" if found else "bold green" if statuses[Status.MATCH] else "bold yellow")
     for name in dict.fromkeys(result.defect for result in results if result.defect):
-        defect = DEFECTS[name]
+        defect = PLANTED[name]
         _say(console, f"Planted in the model: {name} ({defect.rule}: {defect.summary}); it is the "
                       "model that is wrong here, not QEMU.")
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from qemuglue.campaign.defects import DEFECTS
+from qemuglue.campaign.planted import PLANTED
 from qemuglue.campaign.runner import Result
 from qemuglue.report.terminal import count, duration, finding_lines, percent
 from qemuglue.witness.verdict import SOFT, Kind, Tally, Verdict
@@ -264,7 +264,7 @@ def _print_findings(result: Result, say: _Page) -> None:
     settings = result.settings
     found = findings(result)
     if settings.defect:
-        defect = DEFECTS[settings.defect]
+        defect = PLANTED[settings.defect]
         planted = f"{settings.defect} ({defect.rule}: {defect.summary})"
         if found:
             say.text(f"The defect planted in the model was found, as it must be: {planted}. It is "

@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from qemuglue.campaign.defects import DEFECTS
+from qemuglue.campaign.planted import PLANTED
 from qemuglue.campaign.runner import Snapshot
 from qemuglue.campaign.settings import Settings
 from qemuglue.campaign.status import Totals
@@ -53,7 +53,7 @@ class Terminal:
             f"{limit_of(settings)}"
         )
         if settings.defect:
-            defect = DEFECTS[settings.defect]
+            defect = PLANTED[settings.defect]
             self._print(f"planted in the model: {settings.defect} ({defect.rule}: "
                         f"{defect.summary}); the campaign must find it")
         self._print(f"folder {settings.out}")

@@ -90,11 +90,13 @@ class Scene:
     setup: str = ""
     rules: Rules | None = None
     face: type[HostFace] = HostFace
+    #: Plants a fault on the wires of a QEMU that is judged, see ``Session.tamper``.
+    tamper: Callable[[QemuProcess], None] | None = None
 
     def session(self) -> Session:
         return Session(
             self.config, knowledge=self.knowledge, setup=self.setup, rules=self.rules,
-            face=self.face,
+            face=self.face, tamper=self.tamper,
         )
 
 

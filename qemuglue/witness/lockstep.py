@@ -82,6 +82,8 @@ class LockStep:
         avoid: bool = True,
     ) -> None:
         self.session = session
+        if session.tamper is not None:
+            session.tamper(session.process)
         self.tally = tally if tally is not None else Tally()
         self.slow = slow
         self.batch = 1 if slow else batch

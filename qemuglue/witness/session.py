@@ -7,7 +7,7 @@ to it. What is learnt (contracts, barriers, pairs of regions) outlives it in ``K
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from types import TracebackType
@@ -64,6 +64,7 @@ class Session:
     def __init__(
         self, config: QemuConfig, *, knowledge: Knowledge | None = None,
         setup: str = "", rules: Rules | None = None, face: type[HostFace] = HostFace,
+        tamper: Callable[[QemuProcess], None] | None = None,
     ) -> None:
         if setup not in SETUPS:
             raise UsageError(f"unknown set-up {setup!r}; use one of {', '.join(SETUPS[1:])}")
@@ -72,6 +73,9 @@ class Session:
         self.rules = rules or rules_for(config.build.version_tuple)
         self.knowledge = knowledge or Knowledge()
         self.process = QemuProcess(config)
+        #: Called before operations are judged: a planted fault takes hold of the wires. What is
+        #: learnt before is learnt from QEMU as it is.
+        self.tamper = tamper
         self.evidence = Evidence()
         self.evidence.known_sides = self.knowledge.sides
         self.ram = RamWitness()

@@ -1,0 +1,154 @@
+"""PCI functions as a program sees them: where they are configured and what they map.
+
+Configuration space is reached by the two ports of a PC (address, then data) or through a window
+in memory that shows every register (ECAM, which QEMU names ``pcie-mmcfg-mmio``). Only widths and
+places are known here, no device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from qemuglue.program.layout import Layout
+from qemuglue.program.operation import Operation, Place
+from qemuglue.program.verbs import ADDRESS_MASK, IO, MEMORY
+
+CONFIG_ADDRESS, CONFIG_DATA = 0xCF8, 0xCFC
+#: The region of the ports, and of the window in memory.
+PORT_REGION, WINDOW_REGION = "pci-conf-idx", "pcie-mmcfg-mmio"
+
+COMMAND, BAR0, ROM, BRIDGE_ROM = 0x04, 0x10, 0x30, 0x38
+BUSES, IO_RANGE, MEMORY_RANGE, PREFETCH_RANGE = 0x18, 0x1C, 0x20, 0x24
+BRIDGE_CONTROL = 0x3E
+CLASS_BRIDGE = 0x0604
+#: The number QMP gives the base address register of an option ROM.
+ROM_BAR = 6
+
+_OUT = {1: "outb", 2: "outw", 4: "outl"}
+_IN = {1: "inb", 2: "inw", 4: "inl"}
+_WRITE = {1: "writeb", 2: "writew", 4: "writel"}
+_READ = {1: "readb", 2: "readw", 4: "readl"}
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """A base address register. ``number`` 0 to 5, or ``ROM_BAR``; ``address`` is what it holds
+    where it is mapped, else -1; ``space`` is ``memory`` or ``io``."""
+
+    number: int
+    size: int
+    address: int
+    space: str
+    wide: bool = False
+
+    def register(self, is_bridge: bool) -> int:
+        """Its offset in configuration space."""
+        if self.number == ROM_BAR:
+            return BRIDGE_ROM if is_bridge else ROM
+        return BAR0 + 4 * self.number
+
+
+@dataclass(frozen=True, slots=True)
+class Function:
+    """One PCI function. ``kind`` is its class (base and sub class, 0x0604 for a bridge);
+    ``qdev`` the id its user gave it, or its path, or ""."""
+
+    bus: int
+    slot: int
+    number: int
+    kind: int
+    bars: tuple[Bar, ...] = ()
+    qdev: str = ""
+
+    @property
+    def is_bridge(self) -> bool:
+        return self.kind == CLASS_BRIDGE
+
+
+def functions_of(answer: object) -> tuple[Function, ...]:
+    """The functions in QMP's answer to ``query-pci``, buses in order; what is no such answer
+    has none."""
+    buses = answer if isinstance(answer, list) else []
+    found: list[Function] = []
+    for bus in buses:
+        found += _devices(bus.get("devices", []) if isinstance(bus, dict) else [])
+    return tuple(found)
+
+
+def _devices(devices: Sequence[Mapping[str, Any]]) -> Iterator[Function]:
+    for each in devices:
+        try:
+            yield Function(
+                int(each["bus"]), int(each["slot"]), int(each["function"]),
+                int(each["class_info"]["class"]), tuple(_bars(each.get("regions", []))),
+                str(each.get("qdev_id", "")),
+            )
+            below = each.get("pci_bridge", {}).get("devices", [])
+        except (KeyError, TypeError, ValueError, AttributeError):
+            continue
+        if isinstance(below, list):
+            yield from _devices(below)
+
+
+def _bars(regions: Sequence[Mapping[str, Any]]) -> Iterator[Bar]:
+    for each in regions:
+        size, number = int(each["size"]), int(each["bar"])
+        if 0 <= number <= ROM_BAR and size > 0 and not size & (size - 1):
+            yield Bar(number, size, int(each["address"]),
+                      IO if each["type"] == "io" else MEMORY,
+                      bool(each.get("mem_type_64")) and number < 5)
+
+
+class Config:
+    """Configuration space of one machine, by the way it offers: ports where it has them."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.ports = any(each.region == PORT_REGION for each in layout.ranges(IO))
+        self.window = any(each.region == WINDOW_REGION for each in layout.ranges(MEMORY))
+
+    def __bool__(self) -> bool:
+        return self.ports or self.window
+
+    def select(self, function: Function, register: int) -> list[Operation]:
+        """What comes before accesses to the four bytes that ``register`` is among: an operation
+        where there are ports."""
+        if not self.ports:
+            return []
+        bdf = function.bus << 16 | function.slot << 11 | function.number << 8
+        return [Operation("outl", Place(None, 0, CONFIG_ADDRESS), 4,
+                          0x8000_0000 | bdf | register & 0xFC)]
+
+    def write(self, function: Function, register: int, size: int, value: int) -> Operation:
+        """A write to a register that is selected."""
+        value &= (1 << 8 * size) - 1
+        if self.ports:
+            return Operation(_OUT[size], Place(None, 0, CONFIG_DATA + (register & 3)), size, value)
+        return Operation(_WRITE[size], self._place(function, register), size, value)
+
+    def read(self, function: Function, register: int, size: int) -> Operation:
+        """A read of a register that is selected."""
+        if self.ports:
+            return Operation(_IN[size], Place(None, 0, CONFIG_DATA + (register & 3)), size)
+        return Operation(_READ[size], self._place(function, register), size)
+
+    @staticmethod
+    def _place(function: Function, register: int) -> Place:
+        offset = function.bus << 20 | function.slot << 15 | function.number << 12 | register
+        return Place(WINDOW_REGION, 0, offset & ADDRESS_MASK)
+
+
+#: Where a machine's PCI memory and ports may be, by the beginning of ``TARGET/NAME``: (memory
+#: start, last, ports start, last) as PCI devices are told of them.
+_WINDOWS = (
+    ("aarch64/virt", (0x1000_0000, 0x3EFE_FFFF, 0x1000, 0xFFFF)),
+    ("arm/virt", (0x1000_0000, 0x3EFE_FFFF, 0x1000, 0xFFFF)),
+    ("riscv", (0x4000_0000, 0x7FFF_FFFF, 0x1000, 0xFFFF)),
+)
+_PC_WINDOW = (0xE000_0000, 0xFDFF_FFFF, 0xC000, 0xEFFF)
+
+
+def windows(machine: str) -> tuple[int, int, int, int]:
+    """(memory start, memory last, ports start, ports last) that devices can be given."""
+    return next((found for name, found in _WINDOWS if machine.startswith(name)), _PC_WINDOW)
