@@ -267,10 +267,10 @@ def _print_findings(result: Result, say: _Page) -> None:
         defect = PLANTED[settings.defect]
         planted = f"{settings.defect} ({defect.rule}: {defect.summary})"
         if found:
-            say.text(f"The defect planted in the model was found, as it must be: {planted}. It is "
+            say.text(f"What was planted was found, as it must be: {planted}. It is "
                      "the model that is wrong here, not QEMU.", "bold green")
         else:
-            say.text(f"The defect planted in the model was NOT found: {planted}. Give it more "
+            say.text(f"What was planted was NOT found: {planted}. Give it more "
                      "time, or something in the pipeline is broken.", "bold red")
     elif not found:
         say.text("Nothing found: no crash, no hang, no access that went otherwise than the model "

@@ -54,7 +54,7 @@ class Terminal:
         )
         if settings.defect:
             defect = PLANTED[settings.defect]
-            self._print(f"planted in the model: {settings.defect} ({defect.rule}: "
+            self._print(f"planted: {settings.defect} ({defect.rule}: "
                         f"{defect.summary}); the campaign must find it")
         self._print(f"folder {settings.out}")
         if earlier is not None:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from qemuglue.campaign.defects import DEFECTS
 from qemuglue.campaign.libfuzzer import _command_line, parser, settings_of, starts_others
+from qemuglue.campaign.planted import PLANTED
 from qemuglue.campaign.settings import Settings
 from qemuglue.cli import fuzz
 from qemuglue.cli.main import main
@@ -62,11 +62,11 @@ def test_targets_and_defects_are_listed(capsys: pytest.CaptureFixture[str]) -> N
     assert main(["targets", "--defects"]) == 0
     text = capsys.readouterr().out
     assert "access" in text and "canary" in text
-    assert all(name in text for name in DEFECTS)
+    assert all(name in text for name in PLANTED)
     assert main(["targets", "--json"]) == 0
     known = json.loads(capsys.readouterr().out)
     assert [each["name"] for each in known["targets"]] == ["access", "canary", "text"]
-    assert {each["name"] for each in known["defects"]} == set(DEFECTS)
+    assert {each["name"] for each in known["defects"]} == set(PLANTED)
 
 
 def test_corpus_stats(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
