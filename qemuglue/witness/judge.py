@@ -15,6 +15,7 @@ from typing import TypedDict
 
 from qemuglue.errors import ProtocolError, QemuDied, QemuFailure, QemuHang, ResourceError
 from qemuglue.memory.rules import Rules
+from qemuglue.mirror import Mirror
 from qemuglue.program.layout import Layout
 from qemuglue.program.operation import Operation, Program
 from qemuglue.qemu.config import QemuConfig
@@ -23,6 +24,7 @@ from qemuglue.witness.death import crash_signature
 from qemuglue.witness.face import HostFace
 from qemuglue.witness.judging import Suspicion
 from qemuglue.witness.lockstep import LockStep, RunEnd, Stop
+from qemuglue.witness.maps import check_map, map_suspicion
 from qemuglue.witness.orders import learn_orders, unknown_orders
 from qemuglue.witness.probe import learn_missing
 from qemuglue.witness.session import Knowledge, Session, Step
@@ -92,11 +94,12 @@ class Scene:
     face: type[HostFace] = HostFace
     #: Plants a fault on the wires of a QEMU that is judged, see ``Session.tamper``.
     tamper: Callable[[QemuProcess], None] | None = None
+    mirror: type[Mirror] = Mirror
 
     def session(self) -> Session:
         return Session(
             self.config, knowledge=self.knowledge, setup=self.setup, rules=self.rules,
-            face=self.face, tamper=self.tamper,
+            face=self.face, tamper=self.tamper, mirror=self.mirror,
         )
 
 
@@ -148,12 +151,21 @@ def replay(
                 elif end.error is not None:  # the account is still the one before it
                     model, seen = [], [str(end.error)]
                 on_step(index, step, model, seen)
+            if end.stop is Stop.DONE:
+                end = map_end(session, end, step)
             if end.stop is not Stop.DONE:
                 return judgement(session, end, index)
-        suspicion = lockstep.check_ram(full=True)
+        suspicion = lockstep.check_ram(full=True) or check_map(session)
         if suspicion is not None:
             return judgement(session, RunEnd(Stop.SUSPICION, 0, suspicion), len(steps) - 1)
         return Judgement(Kind.NONE)
+
+
+def map_end(session: Session, end: RunEnd, step: Step) -> RunEnd:
+    """The end of a run of one step, or the suspicion that it left the mirror another map."""
+    if session.mirror.exact or not session.map_exact:
+        return end
+    return RunEnd(Stop.SUSPICION, 0, map_suspicion(session.mirror.differences, 0, step))
 
 
 def confirm(

@@ -6,11 +6,12 @@ to it. What is learnt (contracts, barriers, pairs of regions) outlives it in ``K
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from types import TracebackType
+from typing import Any
 
 from qemuglue.errors import ModelError, QemuFailure, UsageError
 from qemuglue.memory.address_space import AddressSpace
@@ -22,13 +23,13 @@ from qemuglue.mirror import Mirror
 from qemuglue.program.layout import Layout
 from qemuglue.program.operation import Operation
 from qemuglue.program.verbs import SETUPS
-from qemuglue.qemu.config import QemuConfig
+from qemuglue.qemu.config import QemuConfig, VmMode
 from qemuglue.qemu.events import Event, parse
 from qemuglue.qemu.guest_ram import ProcMem
 from qemuglue.qemu.process import QemuProcess
 from qemuglue.witness.barriers import Barriers
 from qemuglue.witness.contracts import Contracts, Veto
-from qemuglue.witness.dma import FwCfgDma
+from qemuglue.witness.dma import BUS_MASTER, MAKERS, Following, owner_of
 from qemuglue.witness.evidence import Evidence, IoRootOps
 from qemuglue.witness.face import HostFace, encode
 from qemuglue.witness.fastmap import FastMap, is_io_root
@@ -56,6 +57,8 @@ class Knowledge:
     deadly: dict[Hashable, frozenset[int]] = field(default_factory=dict)
     #: Region key to why its contract could not be learnt.
     hopeless: dict[Hashable, str] = field(default_factory=dict)
+    #: Path of a decoded device to what was learnt of it (``dma.Place.known``).
+    devices: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 class Session:
@@ -64,7 +67,7 @@ class Session:
     def __init__(
         self, config: QemuConfig, *, knowledge: Knowledge | None = None,
         setup: str = "", rules: Rules | None = None, face: type[HostFace] = HostFace,
-        tamper: Callable[[QemuProcess], None] | None = None,
+        tamper: Callable[[QemuProcess], None] | None = None, mirror: type[Mirror] = Mirror,
     ) -> None:
         if setup not in SETUPS:
             raise UsageError(f"unknown set-up {setup!r}; use one of {', '.join(SETUPS[1:])}")
@@ -79,13 +82,18 @@ class Session:
         self.evidence = Evidence()
         self.evidence.known_sides = self.knowledge.sides
         self.ram = RamWitness()
-        self.dma = FwCfgDma()
+        self.following = Following(
+            MAKERS, self.ram, qom_get=self.qom_get, version=config.build.version_tuple,
+            parked=config.mode is VmMode.PARKED, known=self.knowledge.devices,
+        )
+        self.evidence.following = self.following
         #: Everything sent since QEMU started, set-up included.
         self.journal: list[Step] = []
         self.learnt_now = False
         self.mirror: Mirror
         self.face: HostFace
         self._face = face
+        self._mirror = mirror
         self.fast: FastMap
         self.fast_io: FastMap | None = None
         self._unknown: dict[MemoryRegion, str] = {}
@@ -99,6 +107,10 @@ class Session:
         self.setup_steps: list[Step] = []
         #: Counts changes of the map since the set-up was last performed.
         self.changes = 0
+        #: What became of them, see ``verdict.MAPS``; whoever wants sums puts his own here.
+        self.maps: Counter[str] = Counter()
+        #: Whether the mirror was exact when the session began: only then it must stay so.
+        self.map_exact = True
 
     def __enter__(self) -> Session:
         self.process.__enter__()
@@ -140,7 +152,8 @@ class Session:
         self.target_big = self.process.endianness == "big"
         self.process.monitor.round_trip()
         self.process.monitor.events()
-        self.mirror = Mirror.take(self.process.monitor.hmp)
+        self.mirror = self._mirror.take(self.process.monitor.hmp)
+        self.map_exact = self.mirror.exact
         self.evidence.new_process()
         self.attach()
         self.events()  # what the set-up caused is nobody's evidence
@@ -160,6 +173,7 @@ class Session:
             space.observer = self.evidence
         self._attach_ram()
         self._attach_contracts()
+        self.following.attach(self.mirror.regions, self.mirror.spaces, self.mirror.memory)
         if self.mirror.io is not None and is_io_root(self.mirror.io.root):
             self.mirror.io.root.ops = IoRootOps(self.evidence, self.rules)
         memory, io = self.mirror.memory, self.mirror.io
@@ -170,9 +184,13 @@ class Session:
     def draw_fast_maps(self) -> None:
         """After a change of the map, or of what is known of barriers and contracts."""
         memory, io, barriers = self.mirror.memory, self.mirror.io, self.knowledge.barriers
-        self.fast = FastMap(memory, barriers, self.unjudgeable, avoided=self.avoided.why)
+        self.fast = FastMap(
+            memory, barriers, self.unjudgeable, avoided=self.avoided.why,
+            following=self.following,
+        )
         self.fast_io = (
-            FastMap(io, barriers, self.unjudgeable, avoided=self.avoided.why, ports=True)
+            FastMap(io, barriers, self.unjudgeable, avoided=self.avoided.why, ports=True,
+                    following=self.following)
             if io is not None else None
         )
 
@@ -265,7 +283,9 @@ class Session:
 
     def refresh(self) -> None:
         """Take the map again after it changed."""
-        self.mirror.refresh(self.process.monitor.hmp)
+        seen = self.mirror.refresh(self.process.monitor.hmp)
+        if seen.changed:
+            self.maps.update(changed=1, predicted=int(seen.predicted), learnt=seen.learnt.total)
         self.changes += 1
         self.attach()
 
@@ -321,6 +341,20 @@ class Session:
             return "RESET" in self.quiesce()
         except (QemuFailure, UsageError):  # it has ended, or its channel is out of step
             return False
+
+    def after_reset(self) -> None:
+        """The machine was reset: take its map and its RAM again."""
+        self.events()
+        self.refresh()
+        self.ram.adopt_all()
+        self.following.reset()
+
+    def qom_get(self, path: str, name: str) -> Any:
+        """A property of an object; None where there is none."""
+        try:
+            return self.process.monitor.execute("qom-get", {"path": path, "property": name})
+        except CommandError:
+            return None
 
     # -- knowledge of the map ----------------------------------------------------------------------
 

@@ -39,6 +39,12 @@ class Kind(enum.Enum):
 SOFT = (Verdict.UNJUDGED, Verdict.ADOPTED, Verdict.LEARNT)
 
 
+#: What is counted of the memory map: ``changed`` maps, how many of them the mirror had
+#: ``predicted`` before it saw QEMU's own views, facts ``learnt`` from those for the others, and
+#: how often all views were ``compared`` once more.
+MAPS = ("changed", "predicted", "learnt", "compared")
+
+
 @dataclass(slots=True)
 class Tally:
     """Counts of verdicts by kind, of verbs, and of reasons for not judging."""
@@ -47,12 +53,15 @@ class Tally:
     verbs: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
     side_accesses: Counter[str] = field(default_factory=Counter)
+    #: The memory map: ``MAPS`` says what is counted.
+    maps: Counter[str] = field(default_factory=Counter)
 
     def add(self, other: Tally) -> None:
         self.cells.update(other.cells)
         self.verbs.update(other.verbs)
         self.reasons.update(other.reasons)
         self.side_accesses.update(other.side_accesses)
+        self.maps.update(other.maps)
 
     @property
     def total(self) -> int:
@@ -80,6 +89,7 @@ class Tally:
             "verbs": dict(sorted(self.verbs.items())),
             "unjudged_reasons": dict(sorted(self.reasons.items())),
             "device_initiated": dict(sorted(self.side_accesses.items())),
+            "maps": dict(sorted(self.maps.items())),
         }
 
     @classmethod
@@ -91,7 +101,7 @@ class Tally:
                 tally.cells[Kind(kind), Verdict(verdict)] += int(n)
         for name, counter in (
             ("verbs", tally.verbs), ("unjudged_reasons", tally.reasons),
-            ("device_initiated", tally.side_accesses),
+            ("device_initiated", tally.side_accesses), ("maps", tally.maps),
         ):
             for key, n in data.get(name, {}).items():
                 assert isinstance(n, int)

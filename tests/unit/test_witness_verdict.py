@@ -60,7 +60,7 @@ def test_the_words_are_those_of_the_reports() -> None:
     tally.verbs["readb"] = 2
     assert tally.to_json() == {
         "kinds": {"read-only alias": {"match": 2}}, "verbs": {"readb": 2},
-        "unjudged_reasons": {}, "device_initiated": {},
+        "unjudged_reasons": {}, "device_initiated": {}, "maps": {},
     }
 
 

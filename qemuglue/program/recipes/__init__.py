@@ -4,5 +4,19 @@ Random operations hardly ever set a DMA up. A recipe does: rings, descriptors an
 guest RAM, then the registers that start it. Its operations are ordinary ones, so mutation,
 minimizing and the text format need to know nothing about them.
 
-``recipe``   what a recipe is, and the guest RAM it may use
+============  ==========================================================================
+``recipe``    what a recipe is, and the guest RAM it may use
+``fw_cfg``    QEMU's firmware configuration
+``mix``       programs that mix recipes with ordinary accesses
+``focus``     accesses to one device: its regions and its configuration space
+``topology``  programs that change the memory map; ``pci`` and ``knobs`` know the registers
+============  ==========================================================================
 """
+
+from __future__ import annotations
+
+from qemuglue.program.recipes.fw_cfg import FwCfgRecipe
+from qemuglue.program.recipes.recipe import Recipe
+
+#: Every recipe for a device that does DMA; a machine takes those that fit it.
+RECIPES: tuple[Recipe, ...] = (FwCfgRecipe(),)

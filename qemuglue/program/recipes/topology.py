@@ -25,6 +25,8 @@ from qemuglue.program.recipes.pci import (
     BRIDGE_CONTROL,
     BUSES,
     COMMAND,
+    CONFIG_ADDRESS,
+    CONFIG_DATA,
     IO_RANGE,
     MEMORY_RANGE,
     PREFETCH_RANGE,
@@ -200,7 +202,15 @@ class Topology:
             self._look(state, 1)
 
     def _address(self, state: _State, bar: Bar) -> int:
-        """Where to put a base address: free, over another's, over what cannot be moved, off."""
+        """Where to put a base address: free, over another's, over what cannot be moved, off.
+        Never over the ports that configure: nothing could be moved any more."""
+        at = self._somewhere(state, bar)
+        masked = at & -bar.size & PORT_MAX
+        if bar.space == IO and masked <= CONFIG_DATA + 3 and masked + bar.size > CONFIG_ADDRESS:
+            return self._window[2]
+        return at
+
+    def _somewhere(self, state: _State, bar: Bar) -> int:
         rng = state.rng
         low, last = self._window[2:] if bar.space == IO else self._window[:2]
         draw = rng.random()
