@@ -9,15 +9,16 @@ anew. The same seed, bytes and layout give the same input.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from random import Random
 
+from qemuglue.campaign.drawing import Plain
+from qemuglue.campaign.drawing import wild_weights as wild_weights
 from qemuglue.campaign.settings import Settings
 from qemuglue.program.codec import RECORD_SIZE, encode
-from qemuglue.program.generate import DEFAULT_WEIGHTS, Generator, Weights, swarm
 from qemuglue.program.layout import Layout
 from qemuglue.program.mutate import MutateOptions, Mutator, crossover
 from qemuglue.program.operation import Program
+from qemuglue.program.recipes.mix import Wild
 
 #: Chances in a hundred: a mutation of libFuzzer's own; a program drawn anew.
 BYTES, ANEW = 20, 20
@@ -29,36 +30,21 @@ MAX_STACKED = 4
 MutateBytes = Callable[[bytes, int], bytes]
 
 
-#: Of the wild mixes, so many in a hundred keep devices in; what they answer is what is tested.
-DEVICES_KEPT = 80
-
-
-def wild_weights(rng: Random) -> Weights:
-    """Wild weights, most of them with as many accesses to devices as to all other kinds: half
-    of all draws would leave devices out."""
-    weights = swarm(rng, DEFAULT_WEIGHTS)
-    if rng.randrange(100) >= DEVICES_KEPT:
-        return weights
-    kinds = dict(weights.kinds)
-    kinds["device"] = 0.0
-    kinds["device"] = sum(kinds.values()) or 1.0
-    return replace(weights, kinds=kinds)
-
-
 class Breeder:
     """``mutate`` and ``cross`` have the forms that ``atheris.Setup`` takes as
     ``custom_mutator`` and ``custom_crossover``."""
 
     def __init__(
         self, settings: Settings, layout: Layout, decode: Callable[[bytes], Program],
-        mutate_bytes: MutateBytes,
+        mutate_bytes: MutateBytes, drawing: Wild | None = None,
     ) -> None:
         self._settings = settings
         self._layout = layout
         self._decode = decode
         self._mutate_bytes = mutate_bytes
-        self._mutator = Mutator(layout, MutateOptions(max_ops=settings.operations))
-        self._even = Generator(layout)
+        self._drawing: Wild = drawing or Plain(layout)
+        self._mutator = Mutator(layout, MutateOptions(max_ops=settings.operations),
+                                self._drawing)
 
     def mutate(self, data: bytes, max_size: int, seed: int) -> bytes:
         """A new input of at most ``max_size`` bytes."""
@@ -67,9 +53,7 @@ class Breeder:
         if draw < BYTES:
             return self._mutate_bytes(data, max_size)[:max_size]
         if draw < BYTES + ANEW:
-            generator = self._even
-            if rng.getrandbits(1):
-                generator = Generator(self._layout, wild_weights(rng))
+            generator = self._drawing.wild(rng) if rng.getrandbits(1) else self._drawing
             count = rng.randint(1, self._settings.operations)
             program = self._settings.program(generator.operations(rng, count))
         else:

@@ -34,6 +34,7 @@ from qemuglue.witness.judge import (
     resolve,
 )
 from qemuglue.witness.lockstep import LockStep, RunEnd, Stop
+from qemuglue.witness.maps import check_map
 from qemuglue.witness.probe import learn_missing
 from qemuglue.witness.session import Session, Step
 from qemuglue.witness.verdict import Kind as RowKind
@@ -79,12 +80,15 @@ class Explorer:
     def __init__(
         self, scene: Scene, folder: Path, *, seed: int | None, defect: str = "",
         want_features: bool = False, on_finding: Callable[[Finding], None] | None = None,
+        compare_maps: bool = False,
     ) -> None:
         self.scene = scene
         self.folder = folder
         self.seed = seed
         self.defect = defect
         self.on_finding = on_finding
+        #: Whether the whole map is compared after each program.
+        self.compare_maps = compare_maps
         self.progress = Progress()
         #: What the last program reached: hashable facts, for the coverage feedback.
         self.features: set[object] | None = set() if want_features else None
@@ -114,6 +118,7 @@ class Explorer:
         if self._session is None:
             session = self.scene.session()
             session.__enter__()
+            session.maps = self.progress.tally.maps
             self._session = session
             self._since_full = 0
             if session.missing_contracts():
@@ -161,6 +166,10 @@ class Explorer:
             if end.stop is Stop.DONE and self._since_full >= FULL_RAM_EVERY:
                 self._since_full = 0
                 suspicion = lockstep.check_ram(full=True)
+                if suspicion is not None:
+                    end = replace(end, stop=Stop.SUSPICION, suspicion=suspicion)
+            if end.stop is Stop.DONE and self.compare_maps:
+                suspicion = check_map(session)
                 if suspicion is not None:
                     end = replace(end, stop=Stop.SUSPICION, suspicion=suspicion)
             if end.stop is not Stop.DONE:

@@ -256,7 +256,7 @@ class Harness:
 
         work = self.work
         breeder = Breeder(work.settings, work.explorer.layout, work.decode,
-                          lambda data, size: bytes(atheris.Mutate(data, size)))
+                          lambda data, size: bytes(atheris.Mutate(data, size)), work.drawing)
         return {"custom_mutator": breeder.mutate, "custom_crossover": breeder.cross}
 
     def _internal(self, error: Exception, data: bytes) -> NoReturn:
@@ -285,16 +285,14 @@ def first_inputs(work: Work) -> None:
     """Give an empty corpus something to breed from: programs drawn from the seed."""
     from qemuglue.campaign.corpus import Corpus
     from qemuglue.program.codec import encode
-    from qemuglue.program.generate import Generator
 
     corpus = Corpus(work.settings.corpus)
     corpus.folder.mkdir(parents=True, exist_ok=True)
     if corpus.size() or work.role.index:
         return
-    layout = work.explorer.layout
-    generator, rng = Generator(layout), work.role.rng(work.settings.seed)
+    layout, rng = work.explorer.layout, work.role.rng(work.settings.seed)
     for _ in range(FIRST_INPUTS):
-        operations = generator.operations(rng, work.settings.operations)
+        operations = work.drawing.operations(rng, work.settings.operations)
         corpus.add(encode(work.settings.program(operations), layout))
 
 

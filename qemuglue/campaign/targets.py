@@ -2,7 +2,7 @@
 
 A target is a name for a way of exploring plus defaults; every default can be replaced on the
 command line. ``canary`` is ``access`` with one rule of the model wrong on purpose: a pipeline
-that stays silent on it is broken. ``text`` has no machine: it needs no QEMU, only its words.
+that stays silent on it is broken. ``text`` and ``model`` have no machine: they need no QEMU.
 """
 
 from __future__ import annotations
@@ -11,12 +11,17 @@ from dataclasses import dataclass
 
 from qemuglue.campaign.defects import DEFAULT_DEFECT
 from qemuglue.errors import UsageError
+from qemuglue.program.verbs import SETUPS
+
+#: PCI devices mapped and, for those that are to act by themselves, allowed to master the bus.
+_MASTERS = "dma" if "dma" in SETUPS else "pci"
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
     """``machine`` is "" where no QEMU is needed; ``setup`` is one of ``program.verbs.SETUPS``;
-    ``defect`` a name of ``defects.DEFECTS`` or "" for none."""
+    ``defect`` a name of ``planted.PLANTED`` or "" for none. ``draws`` is how programs are made
+    (``drawing.WAYS``), ``qemu_args`` and ``operations`` what they need of QEMU and in length."""
 
     name: str
     help: str
@@ -24,6 +29,10 @@ class Target:
     devices: tuple[str, ...] = ()
     setup: str = "pci"
     defect: str = ""
+    draws: str = "access"
+    qemu_args: tuple[str, ...] = ()
+    operations: int = 64
+    mode: str = "stopped"
 
 
 TARGETS: dict[str, Target] = {
@@ -31,10 +40,23 @@ TARGETS: dict[str, Target] = {
     for target in (
         Target("access", "host-path accesses to a machine, each judged against the model",
                devices=("edu", "pci-testdev")),
-        Target("canary", "the same with one rule of the model wrong on purpose; must be found",
-               devices=("edu", "pci-testdev"), defect=DEFAULT_DEFECT),
+        Target("topology", "the memory map changes all the time; accesses to what moved, and the "
+               "whole map compared after each program",
+               devices=("edu", "pci-testdev", "VGA", "pcie-root-port,id=below",
+                        "pci-testdev,bus=below"), draws="topology"),
+        Target("dma", "devices are told to read and write guest RAM by themselves, as drivers do",
+               devices=("edu", "virtio-rng-pci", "virtio-blk-pci,drive=disk", "e1000e"),
+               qemu_args=("-blockdev", "null-co,node-name=disk,size=1048576,read-zeroes=on"),
+               setup=_MASTERS, draws="dma", operations=128),
+        Target("device", "one device: all its regions, its configuration space, its DMA "
+               "(--device NAME; without it the seed chooses one)",
+               setup=_MASTERS, draws="device"),
+        Target("model", "the model by itself against naive oracles: maps, accesses, changes, RCU",
+               machine=""),
         Target("text", "what QEMU says, damaged: every parser gives a value or one sentence",
                machine=""),
+        Target("canary", "access with one rule of the model wrong on purpose; must be found",
+               devices=("edu", "pci-testdev"), defect=DEFAULT_DEFECT),
     )
 }
 

@@ -20,13 +20,14 @@ from pathlib import Path
 from random import Random
 from types import FrameType
 
-from qemuglue.campaign.breeding import wild_weights
 from qemuglue.campaign.corpus import MAX_KEPT, Corpus
+from qemuglue.campaign.drawing import drawing
 from qemuglue.campaign.explorer import CONFIRMATIONS, Explorer
 from qemuglue.campaign.feedback import regions_of, shape_id
 from qemuglue.campaign.findings import Finding, read_finding
 from qemuglue.campaign.settings import Settings, scene
 from qemuglue.campaign.status import StatusWriter
+from qemuglue.campaign.targets import find_target
 from qemuglue.errors import (
     EnvironmentFailure,
     FindingError,
@@ -35,9 +36,9 @@ from qemuglue.errors import (
     UsageError,
 )
 from qemuglue.program.codec import decode, encode
-from qemuglue.program.generate import Generator
 from qemuglue.program.layout import Layout
 from qemuglue.program.operation import Program
+from qemuglue.program.recipes.mix import Wild
 
 #: Programs drawn with one set of weights; wild weights need a few to show what they do.
 PHASE = 32
@@ -82,6 +83,8 @@ class Work:
         self.fresh = 0
         #: The last finding that was recorded.
         self.last: Finding | None = None
+        #: What programs are drawn from; there after :meth:`start`.
+        self.drawing: Wild
         self._seen: set[object] = set()
         self._failed_starts = 0
         self._clock = clock
@@ -89,6 +92,7 @@ class Work:
         self.explorer = Explorer(
             scene(settings), settings.findings, seed=settings.seed, defect=settings.defect,
             want_features=True, on_finding=self._on_finding,
+            compare_maps=find_target(settings.target).draws == "topology",
         )
         #: What is recorded already is only counted, from where these counts begin.
         self._base = Counter(dict.fromkeys(known_signatures(settings.findings), CONFIRMATIONS))
@@ -99,6 +103,7 @@ class Work:
     def start(self) -> Layout:
         """Learn the machine's contracts and start the first QEMU; its layout."""
         layout = self.explorer.start()
+        self.drawing = drawing(self.settings.target, self.explorer.session(), layout)
         self.tell()
         return layout
 
@@ -213,12 +218,12 @@ def run_random(work: Work) -> None:
             work.perform(work.decode(data), data)
     kept = corpus.size()
     rng = role.rng(settings.seed)
-    generator = even = Generator(layout)
+    generator = even = work.drawing
     count = 0
     while not work.over:
         if count % PHASE == 0:
             wild = count // PHASE % 2 == 1
-            generator = Generator(layout, wild_weights(rng)) if wild else even
+            generator = even.wild(rng) if wild else even
         count += 1
         program = settings.program(generator.operations(rng, settings.operations))
         clean = work.perform(program)

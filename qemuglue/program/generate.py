@@ -11,7 +11,7 @@ operations.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate
 from random import Random
@@ -101,11 +101,16 @@ def _wild(rng: Random, weights: Mapping[_Key, float]) -> dict[_Key, float]:
 
 
 class Generator:
-    """Weights worked out for one layout; make it once, draw many times."""
+    """Weights worked out for one layout; make it once, draw many times. ``only`` are the first
+    addresses of the ranges to aim at; all are aimed at without it."""
 
-    def __init__(self, layout: Layout, weights: Weights = DEFAULT_WEIGHTS) -> None:
+    def __init__(
+        self, layout: Layout, weights: Weights = DEFAULT_WEIGHTS,
+        only: Container[int] | None = None,
+    ) -> None:
         self.layout = layout
         self.weights = weights
+        self._only = only
         self._verbs = [VERBS[verb] for verb in weights.verbs]
         self._verb_sums = list(accumulate(weights.verbs.values()))
         self._aims = [int(aim) for aim in weights.aims]
@@ -116,6 +121,8 @@ class Generator:
     def _table(self, rows: tuple[Row, ...]) -> tuple[list[Row], list[float]]:
         """Each distinct row, and running sums of its share of its kind's weight."""
         distinct = list(dict.fromkeys(rows))
+        if self._only is not None:
+            distinct = [row for row in distinct if row.start in self._only] or distinct
         count: dict[str, int] = {}
         for row in distinct:
             count[row.kind] = count.get(row.kind, 0) + 1

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from random import Random
 from types import MappingProxyType
+from typing import Protocol
 
 from qemuglue.program.generate import DEFAULT_WEIGHTS, Generator, Weights
 from qemuglue.program.layout import Layout
@@ -48,6 +49,13 @@ class MutateOptions:
     generate: Weights = DEFAULT_WEIGHTS
 
 
+class Draws(Protocol):
+    """What operations are drawn from: a generator, or recipes."""
+
+    def operations(self, rng: Random, n: int) -> tuple[Operation, ...]:
+        """``n`` valid operations."""
+
+
 DEFAULT_OPTIONS = MutateOptions()
 _Ops = list[Operation]
 
@@ -74,12 +82,16 @@ def crossover(
 
 
 class Mutator:
-    """Options worked out for one layout; make it once, mutate many times."""
+    """Options worked out for one layout; make it once, mutate many times. Inserted operations
+    and new places are drawn from ``drawer`` if there is one."""
 
-    def __init__(self, layout: Layout, options: MutateOptions = DEFAULT_OPTIONS) -> None:
+    def __init__(
+        self, layout: Layout, options: MutateOptions = DEFAULT_OPTIONS,
+        drawer: Draws | None = None,
+    ) -> None:
         self.layout = layout
         self.options = options
-        self._generator = Generator(layout, options.generate)
+        self._generator: Draws = drawer or Generator(layout, options.generate)
         table: dict[str, Callable[[Random, _Ops], None]] = {
             "insert": self._insert, "delete": self._delete, "duplicate": self._duplicate,
             "swap": self._swap, "place": self._place, "verb": self._verb, "value": self._value,

@@ -65,7 +65,8 @@ def test_targets_and_defects_are_listed(capsys: pytest.CaptureFixture[str]) -> N
     assert all(name in text for name in PLANTED)
     assert main(["targets", "--json"]) == 0
     known = json.loads(capsys.readouterr().out)
-    assert [each["name"] for each in known["targets"]] == ["access", "canary", "text"]
+    assert [each["name"] for each in known["targets"]] == [
+        "access", "topology", "dma", "device", "model", "text", "canary"]
     assert {each["name"] for each in known["defects"]} == set(PLANTED)
 
 

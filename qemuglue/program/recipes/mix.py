@@ -11,11 +11,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from random import Random
-from typing import Protocol
+from typing import Protocol, Self
 
 from qemuglue.errors import ProgramError
 from qemuglue.program.generate import DEFAULT_WEIGHTS, Generator, Weights, swarm
 from qemuglue.program.layout import Layout
+from qemuglue.program.mutate import Draws
 from qemuglue.program.operation import Operation, Place, validate
 from qemuglue.program.recipes.recipe import Recipe, Scratch, scratch_of
 from qemuglue.program.values import repeated, stream
@@ -27,11 +28,11 @@ MAX_SPLIT = 16
 _KEPT = 8
 
 
-class Drawer(Protocol):
-    """What an engine draws operations from."""
+class Wild(Draws, Protocol):
+    """Draws operations, and has a wild kin."""
 
-    def operations(self, rng: Random, n: int) -> tuple[Operation, ...]:
-        """``n`` valid operations."""
+    def wild(self, rng: Random) -> Self:
+        """The same with wild weights: some things left out, the rest far apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class Mix:
 
     def __init__(
         self, layout: Layout, recipes: Sequence[Share], *, share: float = 0.6,
-        weights: Weights = DEFAULT_WEIGHTS, ordinary: Drawer | None = None, stretch: int = 6,
+        weights: Weights = DEFAULT_WEIGHTS, ordinary: Wild | None = None, stretch: int = 6,
     ) -> None:
         self.layout = layout
         self.weights = weights
@@ -61,7 +62,7 @@ class Mix:
         self.stretch = stretch
         self._sums = list(accumulate(each.weight for each in self.recipes))
         self._given = ordinary
-        self._ordinary: Drawer = ordinary or Generator(layout, weights)
+        self._ordinary: Draws = ordinary or Generator(layout, weights)
 
     def wild(self, rng: Random) -> Mix:
         """The same with wild weights: about half of the recipes, the rest far apart."""
@@ -69,7 +70,8 @@ class Mix:
         drawn = [replace(each, weight=each.weight * 2.0 ** rng.uniform(-3, 3)) for each in kept]
         return Mix(
             self.layout, drawn, share=rng.uniform(0.3, 0.9) if drawn else 0.0,
-            weights=swarm(rng, self.weights), ordinary=self._given,
+            weights=swarm(rng, self.weights),
+            ordinary=None if self._given is None else self._given.wild(rng),
             stretch=rng.choice((1, 4, 12)),
         )
 
