@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from random import Random
 
+from qemuglue.campaign.devices import DEVICE_ID
 from qemuglue.campaign.targets import find_target
 from qemuglue.errors import QemuFailure
 from qemuglue.program.generate import DEFAULT_WEIGHTS, Generator, Weights, swarm
@@ -25,8 +26,6 @@ from qemuglue.program.recipes.topology import Topology
 from qemuglue.program.verbs import IO, MEMORY
 from qemuglue.witness.session import Session
 
-#: The id that the target ``device`` gives its device.
-DEVICE_ID = "fuzzed"
 #: Share of a program that recipes make, for the targets that have them.
 DMA_SHARE, DEVICE_SHARE = 0.6, 0.3
 

@@ -193,23 +193,23 @@ def settings_of(options: argparse.Namespace) -> Settings:
     :raise UsageError: one of them does not exist.
     """
     from qemuglue.campaign.settings import Settings
-    from qemuglue.campaign.targets import DEFAULT_TARGET, find_target
+    from qemuglue.campaign.targets import DEFAULT_TARGET
 
     if options.settings is not None:
         base = Settings.load(options.settings)
     else:
-        target = find_target(options.target or DEFAULT_TARGET)
-        base = Settings(
-            target=target.name, machine=target.machine, setup=target.setup,
-            devices=() if options.machine else target.devices, defect=target.defect,
+        base = Settings.of_target(
+            options.target or DEFAULT_TARGET, machine=options.machine or "",
+            devices=options.device, build=options.build or "", seed=options.seed or 0,
         )
     given = {
         "machine": options.machine, "build": options.build, "seed": options.seed,
         "seconds": options.seconds, "programs": options.programs,
         "out": options.out, "defect": options.defect, "operations": options.operations,
-        "devices": None if options.device is None else tuple(options.device),
+        "devices": None if options.device is None or options.settings is None
+        else tuple(options.device),
         "qemu_args": None if options.qemu_args is None
-        else tuple(shlex.split(options.qemu_args)),
+        else (*(() if options.settings else base.qemu_args), *shlex.split(options.qemu_args)),
     }
     changes = {name: value for name, value in given.items() if value is not None}
     return base.replace(engine="atheris", **changes)

@@ -9,12 +9,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from qemuglue.campaign.devices import MASTERS, check, choose, with_id
 from qemuglue.campaign.faults import Fault
 from qemuglue.campaign.planted import PLANTED
 from qemuglue.campaign.starting import start_machine
@@ -125,6 +126,31 @@ class Settings:
     def replace(self, **changes: Any) -> Settings:
         return dataclasses.replace(self, **changes)
 
+    @classmethod
+    def of_target(
+        cls, name: str, *, machine: str = "", devices: Sequence[str] | None = None,
+        build: str = "", seed: int = 0,
+    ) -> Settings:
+        """A target's own settings. Its devices belong to its machine: another one comes without
+        them. ``devices`` replace them; the target ``device`` chooses one by the seed.
+
+        :raise UsageError: there is no such target, or the build has no such device.
+        """
+        target = find_target(name)
+        own = not machine or machine == target.machine
+        given = target.devices if own else ()
+        setup = target.setup
+        if devices is not None:
+            given = tuple(devices)
+        if target.draws == "device":
+            given = _one_device(build, machine or target.machine, given, seed)
+            setup = setup if given[0].startswith(MASTERS) else "pci"
+        return cls(
+            target=target.name, machine=machine or target.machine, devices=given, build=build,
+            qemu_args=target.qemu_args if given and given == target.devices else (), seed=seed,
+            defect=target.defect, operations=target.operations, mode=target.mode, setup=setup,
+        )
+
     # -- JSON ----------------------------------------------------------------------------------
 
     def to_json(self) -> dict[str, Any]:
@@ -176,6 +202,18 @@ class Settings:
             raise UsageError(f"settings file {path}: {error.strerror}") from None
         except (ValueError, RecursionError, UsageError) as error:
             raise UsageError(f"settings file {path}: {error}") from None
+
+
+def _one_device(
+    build: str, machine: str, devices: tuple[str, ...], seed: int
+) -> tuple[str, ...]:
+    """The device that is fuzzed first, with its id; what it needs behind it."""
+    target, _ = machine_name(machine)
+    found = find_build(build or None)
+    if not devices:
+        return (with_id(choose(found, target, seed)),)
+    check(found, target, devices[0])
+    return (with_id(devices[0]), *devices[1:])
 
 
 #: Every field with its type: what the JSON form carries.

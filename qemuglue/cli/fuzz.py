@@ -17,6 +17,7 @@ from qemuglue.campaign.targets import DEFAULT_TARGET, TARGETS, find_target
 from qemuglue.campaign.text.campaign import TextSettings, run_campaign
 from qemuglue.cli.common import add_build, add_json, add_qemu_args, add_seed, print_json, progress
 from qemuglue.errors import UsageError
+from qemuglue.program.verbs import MODES
 from qemuglue.report import text_summary
 from qemuglue.report.summary import document, exit_code, print_summary
 from qemuglue.report.terminal import Terminal
@@ -46,8 +47,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--engine", choices=ENGINES,
         help="atheris breeds programs by coverage, random draws them (default: atheris where it "
              "is installed)")
-    add("--operations", type=int, default=DEFAULT_OPERATIONS, metavar="N",
-        help=f"operations of a program (default: {DEFAULT_OPERATIONS})")
+    add("--operations", type=int, metavar="N",
+        help=f"operations of a program (default: {DEFAULT_OPERATIONS}, more where recipes are "
+             "drawn)")
+    add("--mode", choices=MODES,
+        help="stopped: the guest's clock stands still; parked: it runs, so that devices' timers "
+             "come due (default: the target's own)")
     add("--out", metavar="DIR",
         help="the campaign's folder; an earlier campaign there is resumed (default: a new one "
              "in ./findings)")
@@ -130,20 +135,18 @@ def settings_of(args: argparse.Namespace) -> Settings:
 
     :raise UsageError: they cannot be.
     """
-    target = find_target(args.target)
     engine = _engine(args)
     seconds = _seconds(args)
-    devices = args.device
-    if devices is None:
-        devices = () if args.machine else target.devices
-    machine = args.machine or target.machine
-    return Settings(
-        target=target.name, machine=machine, devices=tuple(devices),
-        qemu_args=tuple(args.qemu_args), build=args.build or "", seconds=seconds,
-        programs=args.programs, jobs=args.jobs, engine=engine,
-        out=args.out or default_out(target.name, machine),
-        seed=secrets.randbits(63) if args.seed is None else args.seed,
-        defect=args.defect or target.defect, operations=args.operations, setup=target.setup,
+    seed = secrets.randbits(63) if args.seed is None else args.seed
+    base = Settings.of_target(
+        args.target, machine=args.machine or "", devices=args.device, build=args.build or "",
+        seed=seed,
+    )
+    return base.replace(
+        qemu_args=(*base.qemu_args, *args.qemu_args), seconds=seconds, programs=args.programs,
+        jobs=args.jobs, engine=engine, out=args.out or default_out(base.target, base.machine),
+        defect=args.defect or base.defect, operations=args.operations or base.operations,
+        mode=args.mode or base.mode,
     )
 
 
