@@ -19,8 +19,12 @@ from qemuglue.memory import (
     Rules,
 )
 from qemuglue.memory.rules import RULES_10_0
+from qemuglue.mirror.identity import RegionKey
 from qemuglue.qemu.events import Event, Kind, Refusal
+from qemuglue.witness.dma import Following
+from qemuglue.witness.dma.device import Maker
 from qemuglue.witness.evidence import Evidence
+from qemuglue.witness.ram import RamWitness
 
 TOP = 1 << 64
 MASK64 = TOP - 1
@@ -86,6 +90,19 @@ def judged(space: AddressSpace, evidence: Evidence) -> Evidence:
 
 def device(name: str = "dev", size: int = 0x100, contract: Contract | None = None) -> MemoryRegion:
     return MemoryRegion.io(name, size, contract)
+
+
+def following_of(
+    space: AddressSpace, *makers: Maker, parked: bool = False, only: MemoryRegion | None = None
+) -> Following:
+    """The decoded devices of the regions that ``space`` shows (or of one), owned by one object."""
+    found = Following(makers, RamWitness(), qom_get=lambda path, name: None, version=(10, 0),
+                      parked=parked, known={})
+    regions = [section.region for section in space.view.sections] if only is None else [only]
+    for region in regions:
+        region.key = RegionKey("/machine/dev", region.name)
+    found.attach(regions, [space], space)
+    return found
 
 
 class Simulated:

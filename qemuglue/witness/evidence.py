@@ -26,7 +26,7 @@ from qemuglue.memory.region import MAX_SIZE, MemoryRegion, RegionKind
 from qemuglue.memory.rules import Rules
 from qemuglue.qemu.events import Event, describe
 from qemuglue.qemu.events import Kind as EventKind
-from qemuglue.witness.dma import BITBAND, KICK_REGIONS, Kick, forwards
+from qemuglue.witness.dma import BITBAND, Following, forwards
 
 MASK64 = MAX_SIZE - 1
 
@@ -96,6 +96,7 @@ class Evidence:
         #: The region whose device was called last: what comes unasked for is its doing.
         self.last_name = ""
         self._last_forwards = False
+        self._last_region = UNASSIGNED
         #: The bytes of the operation at hand: a refusal of unassigned memory inside is its own.
         self.op_addr = 0
         self.op_size = 0
@@ -107,8 +108,11 @@ class Evidence:
         self.twins: frozenset[MemoryRegion] = frozenset()
         #: Set when one of them was called and the pointer is another's.
         self.mistaken = False
-        #: Writes that started a DMA, since the last batch.
-        self.kicks: list[Kick] = []
+        #: The decoded devices, which are told of every piece that reached them.
+        self.following: Following | None = None
+        #: More events, or False where nothing comes: asked while a device acts by itself, whose
+        #: accesses QEMU may make later than the model.
+        self.more: Callable[[], bool] | None = None
         #: Writes to a bit-band (region, offset, size), since the last batch.
         self.bits: list[tuple[MemoryRegion, int, int]] = []
         #: Writes to ROM devices (region, offset), since the last batch: the device may have
@@ -151,11 +155,11 @@ class Evidence:
         self.pos = 0
         self.mismatch = None
         self.topology = False
-        self.kicks.clear()
         self.bits.clear()
         self.stored.clear()
         self.last_name = ""  # whoever was called last has had its time: a kick ends its batch
         self._last_forwards = False
+        self._last_region = UNASSIGNED
 
     # -- the model's side ----------------------------------------------------------------------
 
@@ -190,6 +194,9 @@ class Evidence:
                 return
             if not self._pass_by(event):
                 break
+        if self.pos >= len(self.events) and self.more is not None and self.more():
+            self.invalid(region, offset, size, is_write, reason)
+            return
         self._miss(Expected(region, offset, size, is_write, reason=reason))
 
     def refused_next(
@@ -268,6 +275,13 @@ class Evidence:
             if not self._pass_by(self.events[self.pos]):
                 self.mismatch = Mismatch(None, self.events[self.pos])
 
+    def append(self, events: list[Event]) -> None:
+        """More events of the same batch."""
+        del self.events[: self.pos]
+        self.pos = 0
+        self.events.extend(events)
+        self._may_remap = self._may_remap or any(event[0] is _TOPOLOGY for event in events)
+
     # -- inside ----------------------------------------------------------------------------------
 
     def _take(
@@ -296,12 +310,12 @@ class Evidence:
                 self._called(region)
                 if self.on_piece is not None:
                     self.on_piece(Expected(region, offset, size, is_write, value), event)
-                if value is not None and region.name in KICK_REGIONS:
-                    self.kicks.append(Kick(region, offset, size, value))
                 if value is not None and region.kind is RegionKind.ROM_DEVICE:
                     self.stored.append((region, offset))
                 if value is not None and region.name == BITBAND:
                     self.bits.append((region, offset, size))
+                if self.following is not None:
+                    self.following.heard(region, offset, size, is_write, event.value)
                 return event
             if not self._pass_by(event, forwarder=forwards(region)):
                 break
@@ -312,6 +326,8 @@ class Evidence:
             self._passed.clear()
             self.swallowed = True
             return None
+        if self.pos >= len(events) and self.more is not None and self.more():
+            return self._take(region, offset, size, is_write, value)
         self._miss(Expected(region, offset, size, is_write, value))
         return None
 
@@ -319,6 +335,7 @@ class Evidence:
         """What comes unasked for from here on is this device's doing."""
         self.last_name = region.name
         self._last_forwards = forwards(region)
+        self._last_region = region
 
     def _binds(self, event: Event, region: MemoryRegion) -> bool:
         """One pointer is one region for the life of a process."""
@@ -377,13 +394,28 @@ class Evidence:
             pair = f"{self.last_name} -> {event.name or 'unassigned'}"
             self.sides[pair] += 1
             self._passed.append(pair)
+            if self.following is not None:
+                self._tell_of(event)
         self.pos += 1
         return True
 
+    def _tell_of(self, event: Event) -> None:
+        """A decoded device was reached by another one (a window in PCI configuration space)."""
+        assert self.following is not None
+        region = self._bound.get(event.mr)
+        if region is None:
+            self.following.missed_name(event.name)
+        elif event.kind is _READ or event.kind is _WRITE:
+            self.following.heard(
+                region, (event.address - region.absolute()) & MASK64, event.size,
+                event.kind is _WRITE, event.value)
+
     def _is_side(self, event: Event) -> bool:
         name = event.name or ""
-        if self.last_name in KICK_REGIONS or self._last_forwards:
+        if self._last_forwards:
             return True
+        if self.following is not None and self.following.is_lost(self._last_region):
+            return True  # its DMA is not followed any more
         if event.refusal is not None and not name:
             # A device's own DMA to where nothing is. The operation's own refusals lie inside
             # its bytes; one that QEMU makes elsewhere instead is missed here as expected.

@@ -17,7 +17,7 @@ from qemuglue.memory.region import MemoryRegion, RegionKind
 from qemuglue.memory.rules import Piece
 from qemuglue.witness.barriers import Barriers
 from qemuglue.witness.contracts import Veto
-from qemuglue.witness.dma import KICK_REGIONS, forwards
+from qemuglue.witness.dma import Following, forwards
 from qemuglue.witness.evidence import Evidence
 from qemuglue.witness.ram import TrackedBacking
 from qemuglue.witness.verdict import Kind
@@ -52,15 +52,16 @@ class DevicePlan:
     """
 
     __slots__ = (
-        "_base", "_big", "_contract", "_kind", "_region", "_rules", "_same_order", "_shapes",
-        "_usable", "_veto",
+        "_base", "_big", "_contract", "_following", "_kind", "_region", "_rules", "_same_order",
+        "_shapes", "_usable", "_veto",
     )
 
     def __init__(
         self, space: AddressSpace, region: MemoryRegion, kind: Kind,
-        unjudgeable: Callable[[MemoryRegion], str | None],
+        unjudgeable: Callable[[MemoryRegion], str | None], following: Following | None = None,
     ) -> None:
         self._region = region
+        self._following = following
         self._kind = kind
         self._rules = space.rules
         self._contract = region.contract
@@ -74,7 +75,7 @@ class DevicePlan:
         self._usable = (
             region.ops is None and not region.ioeventfds and unjudgeable(region) is None
             and region.kind not in (RegionKind.RAM_DEVICE, RegionKind.ROM_DEVICE)
-            and region.name not in KICK_REGIONS and not forwards(region)
+            and not forwards(region)
             and not space.rules.blocked(False)
         )
 
@@ -88,6 +89,8 @@ class DevicePlan:
     def _shape(self, offset: int, size: int, is_write: bool) -> str:
         rules, contract = self._rules, self._region.contract
         if not self._usable or rules.chunk(contract, size, offset) != size:
+            return "general"
+        if self._following is not None and self._following.hears(self._region, is_write):
             return "general"
         if isinstance(contract.accepts, Veto):
             contract = replace(contract, accepts=None)
@@ -158,8 +161,8 @@ class FastMap:
     """Entry i covers [starts[i], limits[i]) of the space; index by bisect over ``starts``.
 
     ``rbarrier`` and ``wbarrier`` say whether a read or a write there ends its batch: None no,
-    "after" it does, "solo" it is alone in its batch, "kick" also, because it may start a DMA
-    that must be looked at first, "avoid" it is not sent, "learnt" it depends on the access.
+    "after" it does, "solo" it is alone in its batch, "kick" also if its decoded device says that
+    it may start a DMA, "avoid" it is not sent, "learnt" it depends on the access.
     """
 
     __slots__ = (
@@ -171,6 +174,7 @@ class FastMap:
         self, space: AddressSpace, barriers: Barriers,
         unjudgeable: Callable[[MemoryRegion], str | None], *,
         avoided: Callable[[str], str | None] = lambda name: None, ports: bool = False,
+        following: Following | None = None,
     ) -> None:
         view = space.view
         rules = space.rules
@@ -196,21 +200,22 @@ class FastMap:
             self.wdata.append(tracked.data if tracked is not None and writable else None)
             self.dirty.append(tracked.dirty if tracked is not None else set())
             self.plans.append(
-                DevicePlan(space, section.region, self.kinds[len(self.plans)], unjudgeable)
+                DevicePlan(space, section.region, self.kinds[len(self.plans)], unjudgeable,
+                           following)
             )
             solo = "solo" if unjudgeable(section.region) else None
             if avoided(section.region.name) is not None:
                 solo = "avoid"
+            decoded = following is not None and following.of(section.region) is not None
             self.rbarrier.append(solo or _barrier(barriers, section.region, False))
-            self.wbarrier.append(solo or _barrier(barriers, section.region, True))
+            self.wbarrier.append(
+                solo or ("kick" if decoded else _barrier(barriers, section.region, True)))
         #: Whether there is any: most machines have none among their memory.
         self.read_barriers = any(self.rbarrier)
         self.write_barriers = any(self.wbarrier)
 
 
 def _barrier(barriers: Barriers, region: MemoryRegion, is_write: bool) -> str | None:
-    if is_write and region.name in KICK_REGIONS:
-        return "kick"
     if is_write and barriers.always(region):
         return "after"
     return "learnt" if barriers.may(region, is_write) else None

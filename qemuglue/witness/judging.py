@@ -327,7 +327,7 @@ class BatchJudge:
 
     def may_be_dma(self) -> bool:
         """Whether a device that nothing here decodes may have written RAM by itself."""
-        suspects = self.session.dma_suspects()
+        suspects = self.session.suspects()
         if suspects:
             names = ", ".join(suspects)
             self.tally.reasons[f"RAM changed while {names} may do DMA of its own"] += 1

@@ -16,15 +16,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from qemuglue.memory.region import RegionKind
+from qemuglue.memory.region import MemoryRegion, RegionKind
 from qemuglue.program.operation import Operation
 from qemuglue.qemu.events import Kind as EventKind
 from qemuglue.qemu.qtest import QtestDied, QtestHang
-from qemuglue.witness.dma import KICK_REGIONS, LONGEST, bitband_ranges, floods, ranges
+from qemuglue.witness.dma import bitband_ranges
 from qemuglue.witness.face import SIZED_READS, SIZED_WRITES, encode_all
 from qemuglue.witness.judging import READS, BatchJudge, Suspicion
 from qemuglue.witness.oddities import reason
 from qemuglue.witness.session import Session, Step
+from qemuglue.witness.settling import Settler, ram_suspicion
 from qemuglue.witness.verdict import Kind, Tally, Verdict
 
 #: Operations in one batch. Rates hardly grow beyond this, and a death costs less evidence.
@@ -93,6 +94,7 @@ class LockStep:
         #: Slow mode compares all of RAM after every so many operations.
         self.full_ram_every = full_ram_every
         self._operations = 0
+        self._settler = Settler(session, self.tally)
 
     @property
     def account(self) -> tuple[list[str], list[str]]:
@@ -131,8 +133,8 @@ class LockStep:
             if end is not None:
                 return end
             flying = None if overtaken else ahead
-        if not self.slow:
-            suspicion = self.check_ram(full=False)
+        if not self.slow and steps:
+            suspicion = self._settler.settle(steps[-1], at - 1) or self.check_ram(full=False)
             if suspicion is not None:
                 return RunEnd(Stop.SUSPICION, at, suspicion)
         return RunEnd(Stop.DONE, at)
@@ -143,9 +145,7 @@ class LockStep:
         session.journal.append(step)
         session.process.monitor.execute("system_reset")
         session.quiesce()
-        session.events()
-        session.refresh()
-        session.ram.adopt_all()
+        session.after_reset()
         self.tally.verbs["reset"] += 1
         self.tally.cells[Kind.EVENT, Verdict.RESET] += 1
 
@@ -192,21 +192,23 @@ class LockStep:
             why = self.session.unjudgeable(section.region)
             if op.verb in SIZED_READS and section.region.kind is RegionKind.ROM_DEVICE:
                 why = reason("rom-device-end")
-            if section.region.name in KICK_REGIONS:
-                why = (f"{section.region.name}: a DMA of more than {LONGEST} bytes, or of a length "
+            if self.session.following.of(section.region) is not None:
+                why = (f"{section.region.name}: a DMA that is too long to wait for, or of a length "
                        "that a device would tell, is not started")
             if why is not None:
                 self.tally.reasons[why] += 1
                 return
 
     def _floods(self, op: Operation, addr: int) -> bool:
-        session = self.session
+        """Whether a decoded device says that it would do more than can be waited for."""
         data = self._written(op)
         for section in self.judge.sections(op, addr):
-            if section.region.name in KICK_REGIONS:
+            device = self.session.following.of(section.region)
+            if device is not None and not device.lost:
                 start = section.start - addr
                 offset = section.offset if start >= 0 else section.offset - start
-                if floods(session.dma, session.mirror.memory, offset, data[max(0, start):]):
+                piece = data[max(0, start) : start + section.size]
+                if device.floods(section.region, offset, piece):
                     return True
         return False
 
@@ -231,15 +233,12 @@ class LockStep:
         strictest: str | None = None
         while True:
             rule = table[i]
-            if rule == "learnt":
+            if rule == "learnt" or rule == "kick":
                 section = fast.sections[i]
                 start = max(addr, section.start)
                 size = min(last, fast.limits[i]) - start
-                data = None if is_read else self._written(op)[start - addr :]
-                changes = self.session.knowledge.barriers.has(
-                    section.region, start + fast.delta[i], size, data
-                )
-                rule = "after" if changes else None
+                data = None if is_read else self._written(op)[start - addr :][:size]
+                rule = self._rule(section.region, start + fast.delta[i], size, data)
             if _STRICTNESS[rule] > _STRICTNESS[strictest]:
                 strictest = rule
             if last <= fast.limits[i]:
@@ -247,6 +246,19 @@ class LockStep:
             i += 1
             if i == len(fast.starts):  # on at address 0
                 i, addr, last = 0, addr - fast.limits[-1], last - fast.limits[-1]
+
+    def _rule(
+        self, region: MemoryRegion, offset: int, size: int, data: bytes | None
+    ) -> str | None:
+        """The same for one place where it depends on the access; ``data`` is None for a read."""
+        barriers = self.session.knowledge.barriers
+        device = self.session.following.of(region)
+        if data is not None:
+            if device is not None and not device.lost and device.kicks(region, offset, data):
+                return "kick"
+            if barriers.always(region):
+                return "after"
+        return "after" if barriers.has(region, offset, size, data) else None
 
     # -- one batch -----------------------------------------------------------------------------
 
@@ -317,9 +329,7 @@ class LockStep:
     def _start_over(self) -> None:
         """The machine was reset: take its map and its RAM again."""
         self.tally.cells[Kind.EVENT, Verdict.RESET] += 1
-        self.session.events()
-        self.session.refresh()
-        self.session.ram.adopt_all()
+        self.session.after_reset()
 
     def _give_up(self, ahead: _Batch) -> RunEnd | None:
         """A batch that overtook a change of the map: QEMU did it, nobody can judge it."""
@@ -342,11 +352,12 @@ class LockStep:
         self.tally.side_accesses.update(evidence.sides)
         evidence.sides.clear()
         changed = evidence.topology
-        if evidence.kicks or evidence.bits:
-            self._adopt_kicked()
+        if evidence.bits:
+            self._adopt_bits()
         if evidence.stored:
             self._adopt_stored()
-        if self.slow or (barrier is not None and self._waits(barrier)):
+        pending = self._settler.pending()
+        if self.slow or pending or (barrier is not None and self._waits(barrier)):
             events = session.quiesce()
             if "RESET" in events:
                 self._after_reset(steps[-1])
@@ -358,6 +369,10 @@ class LockStep:
             evidence.replaced = None
         if changed:
             session.refresh()
+        if pending or barrier is not None or self.slow:
+            suspicion = self._settler.settle(steps[-1], base + len(steps) - 1)
+            if suspicion is not None:
+                return RunEnd(Stop.SUSPICION, base + len(steps), suspicion)
         if slipped:
             session.ram.adopt_all()
         elif self.slow:
@@ -368,16 +383,11 @@ class LockStep:
                 return RunEnd(Stop.SUSPICION, base + len(steps), suspicion)
         return None
 
-    def _adopt_kicked(self) -> None:
-        """Take over what devices wrote where the program told them to."""
+    def _adopt_bits(self) -> None:
+        """Take over what a bit-band changed in the memory that it shows."""
         session = self.session
-        adopted = False
-        memory, evidence = session.mirror.memory, session.evidence
-        for region, offset, size in [
-            *ranges(session.dma, evidence.kicks, memory), *bitband_ranges(evidence.bits, memory),
-        ]:
-            adopted = session.ram.adopt_range(region, offset, size) or adopted
-        if adopted:
+        found = bitband_ranges(session.evidence.bits, session.mirror.memory)
+        if [bits for bits in found if session.ram.adopt_range(*bits)]:
             self.tally.cells[Kind.RAM, Verdict.ADOPTED] += 1
 
     def _adopt_stored(self) -> None:
@@ -402,9 +412,7 @@ class LockStep:
             self.tally.cells[kind, Verdict.MATCH] -= 1
             self.tally.cells[kind, Verdict.RESET] += 1
         self.judge.learn_barrier(step)
-        session.events()
-        session.refresh()
-        session.ram.adopt_all()
+        session.after_reset()
 
     # -- RAM -------------------------------------------------------------------------------------
 
@@ -428,9 +436,4 @@ class LockStep:
         if steps is not None:
             base, batch = steps
             index, step = base + len(batch) - 1, batch[-1]
-        return Suspicion(
-            index, step, Kind.RAM, "ram",
-            tuple(f"RAM as written: {d.describe()}" for d in found[:8]),
-            tuple(f"{d.region.name}+{d.offset:#x}: {d.qemu[:32].hex()}" for d in found[:8]),
-            found[0].region.name,
-        )
+        return ram_suspicion(found, step, index, session.following.names())

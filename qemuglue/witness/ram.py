@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 import mmap
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol
@@ -47,12 +47,14 @@ class TrackedBacking(ViewBacking):
     """A backing that remembers which 4 KiB pages were written; a page that nobody wrote costs
     nothing, so a region may be larger than this host's memory."""
 
-    __slots__ = ("_map", "cleaned", "dirty", "filled")
+    __slots__ = ("_map", "cleaned", "dirty", "filled", "noted")
 
     def __init__(self, size: int) -> None:
         self._map = mmap.mmap(-1, size, flags=_SPARSE)
         super().__init__(memoryview(self._map))
         self.dirty: set[int] = set()
+        #: Where the pages of writes are noted as well, while somebody wants to know.
+        self.noted: set[int] | None = None
         #: Pages that were dirty once.
         self.cleaned: set[int] = set()
         #: (offset, size) of what was taken over from QEMU.
@@ -60,9 +62,10 @@ class TrackedBacking(ViewBacking):
 
     def write(self, offset: int, data: bytes) -> None:
         super().write(offset, data)
-        self.dirty.update(
-            range(offset >> PAGE_BITS, ((offset + len(data) - 1) >> PAGE_BITS) + 1)
-        )
+        pages = range(offset >> PAGE_BITS, ((offset + len(data) - 1) >> PAGE_BITS) + 1)
+        self.dirty.update(pages)
+        if self.noted is not None:
+            self.noted.update(pages)
 
     def fill(self, offset: int, data: bytes) -> None:
         """Take bytes over as they are: they are not dirty, and zeros cost nothing."""
@@ -186,6 +189,20 @@ class RamWitness:
             backing.clean()
         return found
 
+    def check_pages(self, touched: Mapping[MemoryRegion, Iterable[int]]) -> list[RamDifference]:
+        """Compare just these pages; those that are dirty stay so."""
+        found: list[RamDifference] = []
+        for region, pages in touched.items():
+            source, backing = self.sources.get(region), region.backing
+            if source is None or not isinstance(backing, TrackedBacking):
+                continue
+            with memoryview(backing.data) as data:
+                for first, count in _runs(pages):
+                    offset = first << PAGE_BITS
+                    part = data[offset : offset + (count << PAGE_BITS)]
+                    found.extend(_differences(region, source, offset, part))
+        return found
+
     def check_all(self) -> list[RamDifference]:
         """Compare every byte of every covered region.
 
@@ -213,7 +230,7 @@ class RamWitness:
         backing.filled.append((difference.offset, len(difference.qemu)))
 
     def adopt_range(self, region: MemoryRegion, offset: int, size: int) -> bool:
-        """Take QEMU's bytes of one range over; whether they differed."""
+        """Take QEMU's bytes of one range over; whether they differed. They are not dirty."""
         source = self.sources.get(region)
         backing = region.backing
         if source is None or not isinstance(backing, TrackedBacking):
@@ -279,7 +296,7 @@ def outside(
             yield at, stop - at
 
 
-def _runs(pages: set[int]) -> Iterator[tuple[int, int]]:
+def _runs(pages: Iterable[int]) -> Iterator[tuple[int, int]]:
     """Neighbouring pages joined: (first, count)."""
     first = count = -1
     for page in sorted(pages):

@@ -26,10 +26,11 @@ from qemuglue.program.verbs import SETUPS
 from qemuglue.qemu.config import QemuConfig, VmMode
 from qemuglue.qemu.events import Event, parse
 from qemuglue.qemu.guest_ram import ProcMem
+from qemuglue.qemu.monitor import MonitorRefused
 from qemuglue.qemu.process import QemuProcess
 from qemuglue.witness.barriers import Barriers
 from qemuglue.witness.contracts import Contracts, Veto
-from qemuglue.witness.dma import BUS_MASTER, MAKERS, Following, owner_of
+from qemuglue.witness.dma import MAKERS, Following, owner_of
 from qemuglue.witness.evidence import Evidence, IoRootOps
 from qemuglue.witness.face import HostFace, encode
 from qemuglue.witness.fastmap import FastMap, is_io_root
@@ -353,22 +354,33 @@ class Session:
         """A property of an object; None where there is none."""
         try:
             return self.process.monitor.execute("qom-get", {"path": path, "property": name})
-        except CommandError:
+        except MonitorRefused:
             return None
 
     # -- knowledge of the map ----------------------------------------------------------------------
 
-    def dma_suspects(self) -> list[str]:
-        """Devices whose own address space shows RAM: they could write it by themselves, and
-        nothing here decodes what they were told to do."""
-        passive = {"memory", "I/O", "bitband-source"}
-        return sorted(
-            {
-                space.name for space in self.mirror.spaces
-                if space.name not in passive and not space.name.startswith("cpu-")
-                and any(section.region.is_ram for section in space.view.sections)
-            }
-        )
+    def suspects(self) -> list[str]:
+        """Devices that may write RAM by themselves and that nothing here follows: those whose own
+        address space shows RAM and that no model decodes, and those decoded that are lost."""
+        found = set(self.following.lost())
+        for space in self.mirror.spaces:
+            if space.name in _PASSIVE or space.name.startswith("cpu-"):
+                continue
+            if owner_of(space.root) in self.following.followers:
+                continue
+            if any(reaches_ram(section.region) for section in space.view.sections):
+                found.add(space.name)
+        return sorted(found)
+
+
+#: Spaces that no device writes through by itself.
+_PASSIVE = frozenset({"memory", "I/O", "bitband-source", "virtio-pci-cfg-mem-as",
+                      "virtio-pci-cfg-io-as"})
+
+
+def reaches_ram(region: MemoryRegion) -> bool:
+    """Whether an access to the region may end in RAM."""
+    return region.is_ram or region.kind is RegionKind.IOMMU
 
 
 def twins(regions: Iterable[MemoryRegion]) -> frozenset[MemoryRegion]:

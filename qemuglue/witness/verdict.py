@@ -32,6 +32,7 @@ class Kind(enum.Enum):
     IO_ROOT = "port root"
     UNASSIGNED = "unassigned"
     CROSSING = "crossing"
+    DMA = "dma"
     EVENT = "event"
 
 

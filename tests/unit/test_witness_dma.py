@@ -1,4 +1,4 @@
-"""fw_cfg's DMA decoded from what the program wrote."""
+"""fw_cfg's DMA and bit-bands: what devices do with memory, decoded from what reached them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,24 @@ from hypothesis import strategies as st
 from witness_events import device, space_of
 
 from qemuglue.memory import AddressSpace, ByteBacking, MemoryRegion
-from qemuglue.witness.dma import LONGEST, FwCfgDma, Kick, bitband_ranges, floods, ranges
+from qemuglue.witness.dma import LONGEST, bitband_ranges
+from qemuglue.witness.dma.device import When
+from qemuglue.witness.dma.fw_cfg import FwCfg
+from qemuglue.witness.dma.items import Item, Items
+from qemuglue.witness.dma.port import ModelPort
 
 RAM = 0x10000
-READ, WRITE, SKIP = 0x02, 0x10, 0x04
+ERROR, READ, WRITE, SKIP, SELECT = 0x01, 0x02, 0x10, 0x04, 0x08
+
+#: What the items of the tests hold: (bytes, size, whether it may be written).
+ITEMS = {
+    "items": {
+        0: (b"QEMU", 4, False),
+        0x19: (bytes(range(64)), 64, False),
+        0x20: (b"scribble", 8, True),
+        0x21: (None, 0x100, False),
+    }
+}
 
 
 def machine() -> tuple[AddressSpace, MemoryRegion, MemoryRegion]:
@@ -25,154 +39,267 @@ def machine() -> tuple[AddressSpace, MemoryRegion, MemoryRegion]:
     return space_of((0, ram), (RAM, rom), (0x80000, register)), ram, register
 
 
-def put(ram: MemoryRegion, at: int, control: int, length: int, address: int) -> None:
-    assert ram.backing is not None
-    ram.backing.write(at, struct.pack(">IIQ", control, length, address))
+class Desk:
+    """A machine with fw_cfg and its port."""
+
+    def __init__(self, known: dict[str, object] | None = None) -> None:
+        self.space, self.ram, self.register = machine()
+        self.dma = FwCfg(self.space, Items(ITEMS if known is None else known))
+        self.port = ModelPort(self.space)
+
+    def put(self, at: int, control: int, length: int, address: int) -> None:
+        assert self.ram.backing is not None
+        self.ram.backing.write(at, struct.pack(">IIQ", control, length, address))
+
+    def get(self, at: int, size: int) -> bytes:
+        return self.space.read(at, size)[1]
+
+    def start(self, at: int, *, halves: bool = True) -> bool:
+        """Write the register; whether something was due, which is done."""
+        if halves:
+            self.dma.wrote(self.register, 0, 4, at >> 32)
+            self.dma.wrote(self.register, 4, 4, at & 0xFFFFFFFF)
+        else:
+            self.dma.wrote(self.register, 0, 8, at)
+        if self.dma.when() is When.NEVER:
+            return False
+        assert self.dma.when() is When.NOW
+        self.dma.act(self.port)
+        assert self.dma.when() is When.NEVER
+        return True
+
+    def transfer(self, control: int, length: int, address: int, at: int = 0x100) -> int:
+        """Do one; its control word afterwards."""
+        self.put(at, control, length, address)
+        assert self.start(at)
+        return int.from_bytes(self.get(at, 4), "big")
+
+    def unknown(self) -> list[tuple[str, int, int]]:
+        found = [(each.region.name, each.offset, each.size) for each in self.port.unknowns]
+        self.port.unknowns.clear()
+        return found
 
 
-def kicks(register: MemoryRegion, start: int, *, halves: bool = True) -> list[Kick]:
-    if not halves:
-        return [Kick(register, 0, 8, start)]
-    return [Kick(register, 0, 4, start >> 32), Kick(register, 4, 4, start & 0xFFFFFFFF)]
+@pytest.mark.parametrize("halves", [True, False])
+def test_an_item_is_copied_and_zeros_follow_its_end(halves: bool) -> None:
+    desk = Desk()
+    desk.space.write(0x2000, b"\xee" * 0x60)
+    desk.put(0x100, 0x19 << 16 | SELECT | READ, 0x50, 0x2000)
+    assert desk.start(0x100, halves=halves)
+    assert desk.get(0x2000, 0x60) == bytes(range(64)) + bytes(16) + b"\xee" * 16
+    assert desk.get(0x100, 16) == struct.pack(">IIQ", 0, 0x50, 0x2000), "only the control word"
+    assert desk.unknown() == []
 
 
-def allowed(
-    space: AddressSpace, found: list[Kick], dma: FwCfgDma | None = None
-) -> list[tuple[str, int, int]]:
-    return [(region.name, offset, size)
-            for region, offset, size in ranges(dma or FwCfgDma(), found, space)]
+def test_reading_goes_on_where_it_was_left() -> None:
+    desk = Desk()
+    assert desk.transfer(0x19 << 16 | SELECT | READ, 3, 0x2000) == 0
+    assert desk.transfer(SKIP, 5, 0) == 0
+    assert desk.transfer(READ, 4, 0x2000) == 0
+    assert desk.get(0x2000, 4) == bytes([8, 9, 10, 11])
+    desk.dma.was_read(device("fwcfg.data", 8), 0, 4, 0)
+    assert desk.transfer(READ, 1, 0x2000) == 0
+    assert desk.get(0x2000, 1) == bytes([16])
+    desk.dma.wrote(device("fwcfg", 2), 0, 2, 0x19)
+    assert desk.transfer(READ, 1, 0x2000) == 0
+    assert desk.get(0x2000, 1) == bytes([0])
 
 
-def test_a_read_into_ram_allows_its_buffer_and_its_control_word() -> None:
-    space, ram, register = machine()
-    put(ram, 0x100, 0x19 << 16 | READ | 8, 0x40, 0x2000)
-    for halves in (True, False):
-        assert allowed(space, kicks(register, 0x100, halves=halves)) == [
-            ("ram", 0x100, 4), ("ram", 0x2000, 0x40)]
+def test_a_key_without_an_item_reads_as_zeros() -> None:
+    desk = Desk()
+    for key in (5, 0x3F, 0x40, 0x3FFF, 0xFFFF, 0x8019):
+        desk.space.write(0x2000, b"\xee" * 8)
+        assert desk.transfer(key << 16 | SELECT | READ, 4, 0x2000) == 0, hex(key)
+        assert desk.get(0x2000, 8) == bytes(4) + b"\xee" * 4, hex(key)
+        assert desk.transfer(WRITE, 1, 0x2000) == ERROR, hex(key)
+        assert desk.transfer(SKIP, 1, 0x2000) == 0, hex(key)
 
 
-@pytest.mark.parametrize("control", [0, SKIP, WRITE, 8, 0xFFFD0000])
-def test_other_transfers_allow_the_control_word_only(control: int) -> None:
-    space, ram, register = machine()
-    put(ram, 0x100, control, 0x40, 0x2000)
-    assert allowed(space, kicks(register, 0x100)) == [("ram", 0x100, 4)]
+def test_the_bit_of_the_write_channel_does_not_matter() -> None:
+    desk = Desk()
+    assert desk.transfer(0x4019 << 16 | SELECT | READ, 4, 0x2000) == 0
+    assert desk.get(0x2000, 4) == bytes(range(4))
 
 
-def test_only_ram_is_written() -> None:
-    space, ram, register = machine()
-    put(ram, 0x100, READ, 0x40, RAM - 0x10)  # runs on into ROM
-    assert allowed(space, kicks(register, 0x100)) == [("ram", 0x100, 4), ("ram", RAM - 0x10, 0x10),
-                                                     ("rom", 0, 0x30)]
-    put(ram, 0x100, READ, 0x40, 0x70000)  # nothing is there
-    assert allowed(space, kicks(register, 0x100)) == [("ram", 0x100, 4)]
-    assert allowed(space, kicks(register, 0x70000)) == [], "nor is there a structure"
-    flash = MemoryRegion.rom_device("flash", 0x1000, register.contract,
-                                    backing=ByteBacking(0x1000))
-    space.root.add_subregion(0x20000, flash)
-    space.update()
-    put(ram, 0x100, READ, 0x40, 0x20000)
-    assert allowed(space, kicks(register, 0x100)) == [("ram", 0x100, 4)]
+def test_what_may_be_written_is() -> None:
+    desk = Desk()
+    desk.space.write(0x3000, b"thoughts more")
+    assert desk.transfer(0x20 << 16 | SELECT | WRITE, 8, 0x3000) == 0
+    assert desk.transfer(0x20 << 16 | SELECT | READ, 8, 0x2000) == 0
+    assert desk.get(0x2000, 8) == b"thoughts"
+    assert desk.transfer(0x20 << 16 | SELECT | WRITE, 9, 0x3000) == ERROR, "beyond its end"
+    assert desk.transfer(0x19 << 16 | SELECT | WRITE, 4, 0x3000) == ERROR, "not this one"
+    assert desk.transfer(0x20 << 16 | SELECT | WRITE, 4, 0x70000) == ERROR, "nothing is there"
+    assert desk.unknown() == []
+    desk.transfer(0x20 << 16 | SELECT | READ, 8, 0x2000)
+    assert desk.unknown() == [("ram", 0x2000, 4)], "part of it may have been copied"
 
 
-def test_a_structure_over_the_end_of_ram_cannot_be_read() -> None:
-    space, _, register = machine()
+def test_read_wins_over_write_over_skip() -> None:
+    desk = Desk()
+    assert desk.transfer(0x19 << 16 | SELECT | READ | WRITE | SKIP, 4, 0x2000) == 0
+    assert desk.get(0x2000, 4) == bytes(range(4))
+    assert desk.transfer(0x19 << 16 | SELECT | WRITE | SKIP, 4, 0x2000) == ERROR
+    for control in (0, ERROR, 0x20):
+        assert desk.transfer(control, 4, 0x2000) == 0, "nothing is asked for"
+
+
+def test_where_nothing_is_the_transfer_fails() -> None:
+    desk = Desk()
+    assert desk.transfer(0x19 << 16 | SELECT | READ, 8, 0x70000) == ERROR
+    assert desk.transfer(0x05 << 16 | SELECT | READ, 8, 0x70000) == ERROR
+    # The offset moved on all the same.
+    desk.transfer(0x19 << 16 | SELECT | READ, 8, 0x70000)
+    assert desk.transfer(READ, 1, 0x2000) == 0
+    assert desk.get(0x2000, 1) == bytes([8])
+
+
+def test_a_structure_that_cannot_be_read_is_told_so() -> None:
+    desk = Desk()
+    assert desk.start(0x70000), "the error is written to where nothing is"
     last = RAM + 0x1000 - 8
-    assert allowed(space, kicks(register, last)) == [("rom", 0x1000 - 8, 4)]
+    assert desk.start(last)
+    assert desk.get(last, 8) == bytes(8), "ROM"
 
 
-def test_addresses_wrap_at_64_bits() -> None:
-    space, ram, register = machine()
-    put(ram, 0x100, READ, 0x20, (1 << 64) - 0x10)
-    assert allowed(space, kicks(register, 0x100)) == [("ram", 0x100, 4), ("ram", 0, 0x10)]
+def test_what_is_not_known_is_learnt_where_it_lands() -> None:
+    desk = Desk()
+    desk.transfer(0x21 << 16 | SELECT | READ, 0x20, 0x2000)
+    [part] = desk.port.unknowns
+    assert (part.region, part.offset, part.size) == (desk.ram, 0x2000, 0x20)
+    assert part.learnt is not None
+    part.learnt(b"x" * 0x20)
+    desk.port.unknowns.clear()
+    assert desk.transfer(0x21 << 16 | SELECT | READ, 0x21, 0x3000) == 0
+    assert desk.get(0x3000, 0x20) == b"x" * 0x20
+    assert desk.unknown() == [("ram", 0x3020, 1)]
+    desk.dma.reset()
+    desk.transfer(0x21 << 16 | SELECT | READ, 0x10, 0x2000)
+    assert desk.unknown() == [("ram", 0x2000, 0x10)], "it is made anew after a reset"
 
 
-def test_the_low_half_starts_it_and_the_high_half_is_used_up() -> None:
-    register = device("fwcfg.dma", 8)
-    dma = FwCfgDma()
-    assert dma.write(Kick(register, 0, 4, 0x1)) is None
-    assert dma.write(Kick(register, 4, 4, 0x20)) == 0x1_0000_0020
-    assert dma.write(Kick(register, 4, 4, 0x20)) == 0x20
-    assert dma.write(Kick(register, 0, 8, 0x1_0000_0030)) == 0x1_0000_0030
-    for offset, size in ((0, 1), (4, 2), (2, 4), (1, 8)):
-        assert dma.write(Kick(register, offset, size, 0xFF)) is None, "no such register"
-    assert dma.write(Kick(register, 4, 4, 0x20)) == 0x20
+def test_without_knowledge_every_byte_is_learnt() -> None:
+    desk = Desk({})
+    assert desk.transfer(0x19 << 16 | SELECT | READ, 0x20, 0x2000) == 0
+    assert desk.unknown() == [("ram", 0x2000, 0x20)]
 
 
-def test_the_high_half_survives_until_the_next_batch() -> None:
-    space, ram, register = machine()
-    put(ram, 0x100, READ, 4, 0x2000)
-    dma = FwCfgDma()
-    high, low = kicks(register, 0x1_0000_0100)
-    assert allowed(space, [high], dma) == []
-    assert allowed(space, [low], dma) == [], "4 GiB up there is nothing"
-    assert allowed(space, [low], dma) == [("ram", 0x100, 4), ("ram", 0x2000, 4)]
+def test_only_the_low_half_or_the_whole_register_starts() -> None:
+    desk = Desk()
+    desk.put(0x1000, SKIP, 0, 0)
+    for offset, size, value in [(0, 4, 0), (0, 2, 1), (4, 1, 1), (2, 4, 1), (0, 1, 1)]:
+        desk.dma.wrote(desk.register, offset, size, value)
+        assert desk.dma.when() is When.NEVER
+        assert not desk.dma.kicks(desk.register, 0, b"\0\0\0\0")
+    assert desk.dma.kicks(desk.register, 4, b"\0\0\x10\0")
+    assert desk.dma.kicks(desk.register, 0, bytes(8))
+    desk.dma.wrote(desk.register, 4, 4, 0x1000)
+    assert desk.dma.when() is When.NOW
 
 
-# -- floods -------------------------------------------------------------------------------------
+def test_the_high_half_is_forgotten_after_a_start() -> None:
+    desk = Desk()
+    desk.put(0x1000, 0, 0, 0)
+    desk.dma.wrote(desk.register, 0, 4, 1)
+    desk.dma.wrote(desk.register, 4, 4, 0)
+    desk.dma.act(desk.port)
+    assert desk.dma.address == 0
+    assert desk.start(0x1000)
 
 
-def test_only_transfers_that_are_too_long_flood() -> None:
-    space, ram, _ = machine()
-    for length, is_one in ((4, False), (LONGEST, False), (LONGEST + 1, True), (0xFFFFFFFF, True)):
-        put(ram, 0x100, READ, length, 0x2000)
-        assert floods(FwCfgDma(), space, 4, struct.pack(">I", 0x100)) is is_one, length
-        assert floods(FwCfgDma(), space, 0, struct.pack(">Q", 0x100)) is is_one, length
+def test_a_transfer_beyond_all_bounds_is_seen_before_it_is_started() -> None:
+    desk = Desk()
+    register = desk.register
+    for length, is_one in [(LONGEST, False), (LONGEST + 1, True), (0, False)]:
+        desk.put(0x100, READ, length, 0x2000)
+        assert desk.dma.floods(register, 4, struct.pack(">I", 0x100)) is is_one, length
+        assert desk.dma.floods(register, 0, struct.pack(">Q", 0x100)) is is_one, length
+    desk.put(0, READ, LONGEST + 1, 0)
+    assert desk.dma.floods(register, 4, bytes(4))
+    for offset, data in [(4, b"\0\0"), (5, bytes(3)), (0, bytes(4)), (8, bytes(8))]:
+        assert not desk.dma.floods(register, offset, data), (offset, data)
+    assert desk.dma.floods(register, 2, bytes(6)), "pieces of 2 and 4: the low half is written"
+    assert not desk.dma.floods(register, 4, struct.pack(">I", 0x70000)), "no structure is there"
 
 
-def test_what_starts_nothing_floods_nothing() -> None:
-    space, ram, _ = machine()
-    put(ram, 0, READ, 0xFFFFFFFF, 0x2000)
-    assert floods(FwCfgDma(), space, 4, bytes(4))
-    for offset, data in ((0, bytes(4)), (0, bytes(7)), (4, bytes(3)), (5, bytes(4)), (6, b"\0\0")):
-        assert not floods(FwCfgDma(), space, offset, data), (offset, data)
-    assert floods(FwCfgDma(), space, 2, bytes(6)), "pieces of 2 and 4: the low half is written"
-    assert not floods(FwCfgDma(), space, 4, struct.pack(">I", 0x70000)), "no structure is there"
+def test_a_transfer_whose_length_a_device_would_tell_is_not_started() -> None:
+    """An empty PCI window reads as ones, and that is a length: QEMU would fill 4 GiB, 4 bytes
+    and a line of transcript at a time."""
+    desk = Desk()
+    at = desk.register.absolute()
+    assert desk.dma.floods(desk.register, 4, struct.pack(">I", at))
 
 
-def test_a_length_that_a_device_would_tell_may_flood() -> None:
-    """An empty PCI window reads as ones, and QEMU takes those for the command."""
-    space, _, register = machine()
-    window = space.view.lookup(register.absolute())
-    assert window.region is register
-    assert floods(FwCfgDma(), space, 4, struct.pack(">I", register.absolute()))
+def test_a_high_half_written_before_counts() -> None:
+    desk = Desk()
+    desk.put(0x100, READ, LONGEST + 1, 0x2000)
+    desk.dma.wrote(desk.register, 0, 4, 1)
+    assert not desk.dma.floods(desk.register, 4, struct.pack(">I", 0x100))
+    assert not desk.dma.floods(desk.register, 0, struct.pack(">Q", 0x1_0000_0100))
 
 
-def test_the_high_half_counts() -> None:
-    space, ram, register = machine()
-    put(ram, 0x100, READ, 0xFFFFFFFF, 0x2000)
-    dma = FwCfgDma()
-    dma.write(Kick(register, 0, 4, 1))
-    assert not floods(dma, space, 4, struct.pack(">I", 0x100))
-    assert floods(dma, space, 0, struct.pack(">Q", 0x100)), "all eight bytes at once"
-    assert not floods(FwCfgDma(), space, 0, struct.pack(">Q", 0x1_0000_0100))
-    assert dma.address == 1 << 32, "looking changes nothing"
+@given(st.integers(0, 1 << 30))
+def test_nothing_but_what_was_named_is_written(seed: int) -> None:
+    """Whatever the structure holds, only its control word and its buffer may change."""
+    rng = Random(seed)
+    desk = Desk(ITEMS if seed % 2 else {})
+    at = rng.randrange(RAM - 16)
+    length, address = rng.randrange(200), rng.randrange(2 * RAM)
+    desk.put(at, rng.getrandbits(32), length, address)
+    before = desk.get(0, RAM)
+    start = rng.getrandbits(64)
+    if desk.start(at if seed % 4 else start):
+        after = desk.get(0, RAM)
+        changed = {i for i in range(RAM) if before[i] != after[i]}
+        allowed = {*range(at, at + 4), *range(address, address + length)}
+        if not seed % 4:
+            allowed |= {(start + i) & 0xFFFF_FFFF_FFFF_FFFF for i in range(4)}
+        assert changed <= allowed
+        for name, offset, size in desk.unknown():
+            assert name in ("ram", "rom") and offset + size <= RAM
 
 
-@given(st.integers(0, 1 << 32), st.integers(0, (1 << 64) - 1), st.integers(0, (1 << 64) - 1),
-       st.integers(0, (1 << 32) - 1))
-def test_whatever_the_guest_says_ranges_lie_inside_regions(
-    seed: int, start: int, address: int, length: int
+# -- items -----------------------------------------------------------------------------------
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 40), st.integers(1, 20)), max_size=8),
+       st.integers(0, 40), st.integers(1, 30))
+def test_parts_are_what_was_learnt(
+    told: list[tuple[bool, int, int]], offset: int, size: int
 ) -> None:
-    """A length of 4 GiB over 64 KiB of RAM must not take 4 GiB of work either."""
-    space, ram, register = machine()
-    at = start % (RAM + 0x2000)
-    if at <= RAM - 16:
-        put(ram, at, Random(seed).getrandbits(32), length, address)
-    found = list(ranges(FwCfgDma(), kicks(register, at if seed % 4 else start), space))
-    for region, offset, size in found:
-        assert 0 <= offset < region.size and 0 < size <= region.size - offset
+    """Against a byte at a time."""
+    item = Item(48)
+    naive: list[int | None] = [None] * 100
+    for i, (learns, first, count) in enumerate(told):
+        if learns:
+            item.learn(first, bytes([i + 1]) * count)
+        else:
+            item.forget(first, count)
+        for at in range(first, min(first + count, 48)):
+            naive[at] = i + 1 if learns else None
+    at = offset
+    for first, data, count in item.parts(offset, size):
+        assert first == at and count > 0
+        expected = naive[at : at + count]
+        assert list(data) == expected if data is not None else not any(expected)
+        at += count
+    assert at == offset + size
 
 
-@pytest.mark.parametrize(("offset", "size", "expected"), [
-    (0x0, 1, (0x0, 1)), (0x4, 1, (0x0, 1)), (0x20, 1, (0x1, 1)), (0x7C, 4, (0x0, 4)),
-    (0x80, 4, (0x4, 4)), (0x1FFFE0, 2, (0xFFFE, 2)),
-])
-def test_a_bit_band_changes_the_bytes_that_hold_the_bit(
-    offset: int, size: int, expected: tuple[int, int],
-) -> None:
-    ram, band = MemoryRegion.ram("sram", RAM, ByteBacking(RAM)), device("bitband", 0x2000000)
-    space = space_of((0x20000000, ram), (0x22000000, band))
-    [(region, *found)] = bitband_ranges([(band, offset, size)], space)
-    assert region is ram and tuple(found) == expected
-    beyond = bitband_ranges([(band, 0x1000000, size)], space)
-    assert list(beyond) == [], "nothing to adopt where no RAM is"
+# -- bit-bands ---------------------------------------------------------------------------------
+
+
+def bits(space: AddressSpace, band: MemoryRegion, offset: int, size: int) -> list[tuple[int, int]]:
+    return [(at, n) for _, at, n in bitband_ranges([(band, offset, size)], space)]
+
+
+def test_a_bit_band_changes_the_word_that_holds_the_bit() -> None:
+    ram = MemoryRegion.ram("sram", RAM, ByteBacking(RAM))
+    band = device("bitband", 0x200_0000)
+    space = space_of((0x2000_0000, ram), (0x2200_0000, band))
+    assert bits(space, band, 0, 4) == [(0, 4)]
+    assert bits(space, band, 0x7C, 4) == [(0, 4)]
+    assert bits(space, band, 0x80, 4) == [(4, 4)]
+    assert bits(space, band, 0x21, 1) == [(1, 1)]
+    assert bits(space, band, 0x1F_FFFC, 4) == [(0xFFFC, 4)]
+    assert bits(space, band, 0x20_0000, 4) == [], "no memory is there"

@@ -11,6 +11,7 @@ from witness_events import (
     Simulated,
     call,
     device,
+    following_of,
     judged,
     message,
     random_contract,
@@ -37,6 +38,7 @@ from qemuglue.program.operation import Operation
 from qemuglue.qemu.events import Event, Kind, Refusal
 from qemuglue.witness.barriers import Barriers
 from qemuglue.witness.contracts import Contracts, Learned, Veto
+from qemuglue.witness.dma import Following, fw_cfg
 from qemuglue.witness.evidence import Evidence
 from qemuglue.witness.face import SIZED_READS, SIZED_WRITES, HostFace
 from qemuglue.witness.fastmap import DevicePlan, FastMap, kind_of
@@ -244,12 +246,15 @@ def test_a_new_flat_view_after_the_access_is_noticed() -> None:
 # -- who takes no fast road ------------------------------------------------------------------
 
 
-def one_call(region: MemoryRegion, space: AddressSpace, why: str | None = None) -> bool:
+def one_call(
+    region: MemoryRegion, space: AddressSpace, why: str | None = None,
+    following: Following | None = None,
+) -> bool:
     """Whether a plan for ``region`` takes a plain one-byte read."""
     evidence = judged(space, Evidence())
     evidence._binds(call(region, 0, 1, 0), region)
     evidence.load([call(region, 0, 1, 5)])
-    plan = DevicePlan(space, region, Row.DEVICE, lambda each: why)
+    plan = DevicePlan(space, region, Row.DEVICE, lambda each: why, following)
     return plan.reads(evidence, 0, 1, b"OK 0x%016x" % 5, None)
 
 
@@ -262,7 +267,7 @@ def test_who_takes_the_general_road_always() -> None:
     eventfds.ioeventfds = (IoEventFd(0, 1),)
     own = device()
     own.ops = Evidence()
-    kick = device("fwcfg.dma")
+    decoded = device("fwcfg.dma")
     veto = device()
     veto.contract = Contract(
         accepts=Veto(Learned(Contract(), accepts={(8, 1, False): False}), lambda *_: False,
@@ -270,8 +275,11 @@ def test_who_takes_the_general_road_always() -> None:
     ramd = MemoryRegion("ramd", 0x100, RegionKind.RAM_DEVICE, contract=Contract())
     ram = MemoryRegion.ram("ram", 0x100)
     ram.contract = Contract()
-    for region in (eventfds, own, kick, veto, ramd, ram):
+    for region in (eventfds, own, veto, ramd, ram):
         assert not one_call(region, space_of((BASE, region))), region
+    space = space_of((BASE, decoded))
+    assert not one_call(decoded, space, following=following_of(space, fw_cfg.make))
+    assert one_call(decoded, space, following=following_of(space)), "nobody decodes it"
 
 
 def test_a_veto_seen_meanwhile_ends_the_fast_road() -> None:
@@ -376,8 +384,9 @@ def test_barriers_of_the_map() -> None:
                      (0x2000, reset), (0x3000, odd_one), (0x4000, learnt))
     barriers = Barriers()
     barriers.learn(learnt, 0x10, is_write=False)
+    following = following_of(space, fw_cfg.make, only=kick)
     fast = FastMap(space, barriers, lambda region: "why" if region is odd_one else None,
-                   avoided={"vmport": "no CPU"}.get)
+                   avoided={"vmport": "no CPU"}.get, following=following)
     at = {section.start: i for i, section in enumerate(fast.sections)}
     table = {start: (fast.rbarrier[i], fast.wbarrier[i]) for start, i in at.items()}
     assert table[0] == (None, "after")

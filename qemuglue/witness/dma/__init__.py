@@ -1,31 +1,30 @@
 """What devices do with guest memory by themselves, decoded from what the program told them.
 
-``device``   the contract between a decoded device and the lock step
-``fw_cfg``   QEMU's firmware configuration, and devices that pass accesses on
+``device``     the contract between a decoded device and the lock step
+``makers``     all decoded devices
+``following``  those of one running QEMU: found, told, let act
+``port``       how they reach guest memory
+``fw_cfg``     QEMU's firmware configuration; ``items`` is what it holds
+``bitband``    devices that pass accesses on
 """
 
 from __future__ import annotations
 
-from qemuglue.witness.dma.fw_cfg import (
-    BITBAND,
-    KICK_REGIONS,
-    LONGEST,
-    FwCfgDma,
-    Kick,
-    bitband_ranges,
-    floods,
-    forwards,
-    ranges,
-)
+from qemuglue.witness.dma.bitband import BITBAND, bitband_ranges, forwards
+from qemuglue.witness.dma.following import BUS_MASTER, Act, Follower, Following, owner_of
+from qemuglue.witness.dma.fw_cfg import KICK_REGIONS, LONGEST
+from qemuglue.witness.dma.makers import MAKERS
 
 __all__ = [
     "BITBAND",
+    "BUS_MASTER",
     "KICK_REGIONS",
     "LONGEST",
-    "FwCfgDma",
-    "Kick",
+    "MAKERS",
+    "Act",
+    "Follower",
+    "Following",
     "bitband_ranges",
-    "floods",
     "forwards",
-    "ranges",
+    "owner_of",
 ]

@@ -50,9 +50,13 @@ class Port(Protocol):
     def write(self, addr: int, data: bytes, attrs: MemTxAttrs = UNSPECIFIED) -> bool:
         """Perform the write on the model; whether it succeeded."""
 
-    def unknown(self, addr: int, size: int, attrs: MemTxAttrs = UNSPECIFIED) -> None:
+    def unknown(
+        self, addr: int, size: int, attrs: MemTxAttrs = UNSPECIFIED,
+        learnt: Callable[[bytes], None] | None = None,
+    ) -> None:
         """The device wrote ``size`` bytes that nobody can predict: QEMU's are adopted there once
-        everything else of this action has arrived, and nowhere else."""
+        everything else of this action has arrived, and nowhere else; ``learnt`` is told them
+        then. The kick must have ended its batch."""
 
 
 class DmaDevice(Protocol):
@@ -66,8 +70,11 @@ class DmaDevice(Protocol):
 
     #: As a person would call it: "edu", "virtio-blk-pci".
     name: str
-    #: Why its DMA cannot be followed any more; "" while it can.
+    #: Why its DMA cannot be followed any more; "" while it can. A reset clears it.
     lost: str
+    # A device may have two more, which are looked up by name:
+    #   delay_s: float       TIMER: seconds of the virtual clock until it acts (0 if left out)
+    #   hears_reads: bool    False: ``was_read`` is not called, and reads are judged faster
 
     def wrote(self, region: MemoryRegion, offset: int, size: int, value: int) -> None:
         """The device was passed this write (the number the transcript shows)."""
@@ -77,10 +84,13 @@ class DmaDevice(Protocol):
 
     def kicks(self, region: MemoryRegion, offset: int, data: bytes) -> bool:
         """Whether a write of ``data`` (address order) may start something that is not done when
-        qtest answers, or must not be overtaken: it ends its batch. Asked before it is sent."""
+        qtest answers, or must not be overtaken: it is a batch of its own. Asked before it is
+        sent, when what comes before it may not have reached the model yet: so the answer may
+        depend on the place and the data, not on what earlier operations have set."""
 
     def floods(self, region: MemoryRegion, offset: int, data: bytes) -> bool:
-        """Whether this write would start more than can be waited for: it is not sent then."""
+        """Whether this write would start more than can be waited for: it is not sent then. Asked
+        only where ``kicks`` says yes, when everything before it has reached the model."""
 
     def swallows(self, region: MemoryRegion, offset: int, size: int, value: int) -> bool:
         """Whether QEMU takes this write by an ioeventfd, so that it leaves no line in the
@@ -114,6 +124,8 @@ class Place:
     qom_get: Callable[[str, str], Any]
     #: Whether the guest's clock moves.
     parked: bool
+    #: Kept by the machine's ``Knowledge``: what one session learnt of this device, for the next.
+    known: dict[str, Any]
 
 
 #: Makes the model of the device at a place, or None if it is none of its kind.

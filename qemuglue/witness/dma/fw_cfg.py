@@ -1,130 +1,218 @@
-"""What a device was told to write into guest memory, decoded from the program itself.
+"""QEMU's firmware configuration (fw_cfg): a table of items that the guest reads, by DMA too.
 
-Only such ranges may be *adopted*: taken over from QEMU without a divergence. Two devices are
-decoded: QEMU's firmware configuration (fw_cfg), whose DMA runs inside the register write, and
-the bit-band of Arm's M profile, whose every write changes a bit elsewhere.
-Sources: QEMU ``docs/specs/fw_cfg.rst`` and ``fw_cfg_dma_transfer``; ``bitband_write`` in
-``hw/arm/armv7m.c``.
+An item is selected by its key, then read byte by byte at the data port or copied by a DMA that
+runs inside the write of the DMA register. What the items hold is learnt once in a process that
+is thrown away (``items``) and binding from then on; the few that QEMU makes anew when they are
+first selected after a reset are learnt when they are first read.
+Sources: QEMU ``docs/specs/fw_cfg.rst``, ``hw/nvram/fw_cfg.c``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import partial
 
 from qemuglue.memory.address_space import AddressSpace
 from qemuglue.memory.region import MASK64, MemoryRegion
+from qemuglue.witness.dma.device import DmaDevice, Place, Port, When
+from qemuglue.witness.dma.items import Item, Items
 
-#: Regions whose writes start a DMA that is decoded here.
-KICK_REGIONS = frozenset({"fwcfg.dma"})
+#: The register that a transfer is started with: address of its control structure, big-endian.
+DMA_REGION = "fwcfg.dma"
 
-#: Where each bit of a megabyte of memory is a word of its own.
-BITBAND = "bitband"
+#: Its regions: the port pair of a PC, the registers of other machines.
+COMBINED, CONTROL, DATA = "fwcfg", "fwcfg.ctl", "fwcfg.data"
 
-#: Regions whose accesses their device passes on to another address space, where they leave lines
-#: of their own: bit-bands, and the PCI ports of the PReP boards (``raven_io_read``).
-_FORWARDERS = frozenset({BITBAND, "pci-io-non-contiguous", "pci-io"})
+#: Regions whose writes start a DMA.
+KICK_REGIONS = frozenset({DMA_REGION})
 
-#: The page of the Jazz boards (``rtc_read`` in ``hw/mips/jazz.c``) that passes accesses on to the
-#: clock's own two registers, which have the same name.
-_JAZZ_CLOCK = ("rtc", 0x1000)
+#: Bits of the control word (``FW_CFG_DMA_CTL_*``).
+ERROR, READ, SKIP, SELECT, WRITE = 0x01, 0x02, 0x04, 0x08, 0x10
 
-#: The bit-band lies so far behind the memory it shows.
-_BITBAND_AWAY = 0x0200_0000
+#: The control structure: control, length, address, big-endian.
+STRUCTURE = 16
 
-#: Bit 1 of the control word: copy from the configuration into guest memory.
-_READ = 0x02
-#: QEMU copies at most the length the guest gave, 32 bits; nothing here is longer than RAM.
-_STRUCTURE = 16
+#: Keys: without the bits for a write channel (gone) and for items of the architecture.
+ENTRY_MASK, ARCH_LOCAL = 0x3FFF, 0x8000
+#: What is selected after a key beyond the table.
+INVALID = 0xFFFF
+#: Keys of files begin here, after those with fixed meanings.
+FILE_FIRST = 0x20
+#: Files there is room for, unless the property says otherwise.
+FILE_SLOTS = 0x20
 
 #: Bytes of one transfer; the largest configuration item of a PC is a few hundred KiB.
 LONGEST = 1 << 20
 
 
-def forwards(region: MemoryRegion) -> bool:
-    """Whether the region's device passes accesses on, so that they leave lines of others: before
-    its own line for a read, after it for a write."""
-    return region.name in _FORWARDERS or (region.name, region.size) == _JAZZ_CLOCK
+class FwCfg:
+    """The device (``device.DmaDevice``): what is selected, how far it was read."""
 
+    name = "fw_cfg"
+    hears_reads = True
 
-@dataclass(frozen=True, slots=True)
-class Kick:
-    """One piece written to a kick region, as the device saw it."""
-
-    region: MemoryRegion
-    offset: int
-    size: int
-    value: int
-
-
-class FwCfgDma:
-    """The DMA address register: high half, then low half (which starts), or both at once."""
-
-    def __init__(self) -> None:
+    def __init__(self, memory: AddressSpace, items: Items, file_slots: int = FILE_SLOTS) -> None:
+        self.lost = ""
+        self._memory = memory
+        self._items = items
+        self._keys = FILE_FIRST + file_slots
+        self._transfer: int | None = None
         self.address = 0
+        self.selected = 0
+        self.offset = 0
 
-    def write(self, kick: Kick) -> int | None:
+    def reset(self) -> None:
+        """``fw_cfg_reset`` selects the signature; the DMA register keeps what was written."""
+        self._transfer = None
+        self._items.reset()
+        self._select(0)
+
+    # -- registers -----------------------------------------------------------------------------
+
+    def wrote(self, region: MemoryRegion, offset: int, size: int, value: int) -> None:
+        value &= (1 << 8 * size) - 1
+        if region.name == DMA_REGION:
+            self._transfer = self._dma_register(offset, size, value)
+        elif size == 2 and region.name in (COMBINED, CONTROL):
+            self._select(value)
+
+    def was_read(self, region: MemoryRegion, offset: int, size: int, value: int) -> None:
+        """A read of the data port moves on. (The combined port answers any read with data.)"""
+        if region.name in (COMBINED, DATA):
+            self.offset = self.offset + size  # behind the end it does not matter
+
+    def _dma_register(self, offset: int, size: int, value: int) -> int | None:
         """The address of the control structure if this write starts a transfer."""
-        if kick.size == 8 and kick.offset == 0:
-            start = kick.value
-        elif kick.size == 4 and kick.offset == 4:
-            start = self.address | kick.value
+        if size == 8 and offset == 0:
+            start = value
+        elif size == 4 and offset == 4:
+            start = self.address | value
         else:
-            if kick.size == 4 and kick.offset == 0:
-                self.address = kick.value << 32
+            if size == 4 and offset == 0:
+                self.address = value << 32
             return None
         self.address = 0
         return start
 
+    def _select(self, key: int) -> None:
+        self.offset = 0
+        self.selected = key if key & ENTRY_MASK < self._keys else INVALID
+        if self.selected != INVALID:
+            self._items.selected(self._key())
 
-def ranges(
-    dma: FwCfgDma, kicks: list[Kick], memory: AddressSpace
-) -> Iterator[tuple[MemoryRegion, int, int]]:
-    """(region, offset, size) of RAM that the kicks allow QEMU to have changed.
+    def _key(self) -> int:
+        return self.selected & (ENTRY_MASK | ARCH_LOCAL)
 
-    The structure is read from the model's RAM, so call this before anything else happens.
-    """
-    for kick in kicks:
-        start = dma.write(kick)
-        if start is None:
-            continue
-        header = _peek(memory, start, _STRUCTURE)
-        yield from _ram(memory, start, 4)
+    # -- what the lock step asks ---------------------------------------------------------------
+
+    def kicks(self, region: MemoryRegion, offset: int, data: bytes) -> bool:
+        """Whether the low half of the register is written."""
+        return region.name == DMA_REGION and offset < 8 and offset + len(data) > 4
+
+    def floods(self, region: MemoryRegion, offset: int, data: bytes) -> bool:
+        """Whether writing ``data`` at ``offset`` of the register starts a transfer that is longer
+        than ``LONGEST``, or may be because a device would tell its length (an empty PCI window
+        reads as ones). QEMU would do it, 4 bytes and a line of transcript at a time."""
+        last = offset + len(data)
+        if offset > 4 or last < 8:
+            return False
+        low = int.from_bytes(data[4 - offset : 8 - offset], "big")
+        high = int.from_bytes(data[:4], "big") << 32 if offset == 0 else self.address
+        start = (high | low) & MASK64
+        header = peek(self._memory, start, STRUCTURE)
+        if header is None:  # where nothing is the transfer fails at once
+            return self._memory.view.lookup(start).assigned
+        return int.from_bytes(header[4:8], "big") > LONGEST
+
+    def swallows(self, region: MemoryRegion, offset: int, size: int, value: int) -> bool:
+        return False
+
+    def when(self) -> When:
+        return When.NEVER if self._transfer is None else When.NOW
+
+    # -- a transfer ----------------------------------------------------------------------------
+
+    def act(self, port: Port) -> None:
+        """``fw_cfg_dma_transfer``."""
+        start, self._transfer = self._transfer, None
+        assert start is not None, "act is called when a transfer is due"
+        header = port.read(start, STRUCTURE)
         if header is None:
-            continue
+            port.write(start, ERROR.to_bytes(4, "big"))
+            return
         control = int.from_bytes(header[0:4], "big")
         length = int.from_bytes(header[4:8], "big")
-        if control & _READ:
-            yield from _ram(memory, int.from_bytes(header[8:16], "big"), length)
+        address = int.from_bytes(header[8:16], "big")
+        if control & SELECT:
+            self._select(control >> 16)
+        if not control & (READ | WRITE | SKIP):
+            length = 0
+        move = self._skip
+        if control & READ:
+            move = self._read
+        elif control & WRITE:
+            move = self._write
+        result: int | None = 0
+        while length > 0 and not result:
+            item = None if self.selected == INVALID else self._items.get(self._key())
+            n = length
+            if item is not None and self.offset < item.size:
+                n = min(length, item.size - self.offset)
+                result = move(port, address, n, length, item)
+                self.offset += n
+            elif control & READ:
+                result = 0 if _fill(port, address, n) else ERROR
+            elif control & WRITE:
+                result = ERROR
+            address = (address + n) & MASK64
+            length -= n
+            if result is None:
+                break
+        if result is None:
+            port.unknown(start, 4)
+        else:
+            port.write(start, result.to_bytes(4, "big"))
+
+    def _skip(self, port: Port, address: int, n: int, length: int, item: Item) -> int | None:
+        return 0
+
+    def _read(self, port: Port, address: int, n: int, length: int, item: Item) -> int | None:
+        """Copy out of the item; None: nobody knows whether it worked."""
+        for first, data, size in item.parts(self.offset, n):
+            at = address + first - self.offset
+            if data is None:
+                port.unknown(at, size, learnt=partial(item.learn, first))
+            elif not port.write(at, data):
+                return ERROR
+        return 0
+
+    def _write(self, port: Port, address: int, n: int, length: int, item: Item) -> int | None:
+        """Copy into the item, if it may be written and nothing is beyond it."""
+        if not item.writable or n != length:
+            return ERROR
+        data = port.read(address, n)
+        if data is None:
+            item.forget(self.offset, n)  # what could be read was copied
+            return ERROR
+        item.learn(self.offset, data)
+        return 0
 
 
-def bitband_ranges(
-    written: list[tuple[MemoryRegion, int, int]], memory: AddressSpace
-) -> Iterator[tuple[MemoryRegion, int, int]]:
-    """(region, offset, size) of RAM that writes of (bit-band, offset, size) changed: the bytes
-    that hold the bit, read and written back as wide as the access was."""
-    for region, offset, size in written:
-        base = region.absolute() - _BITBAND_AWAY
-        yield from _ram(memory, base + (offset >> 5) & -size & MASK64, size)
+def _fill(port: Port, address: int, size: int) -> bool:
+    """``dma_memory_set`` to 0."""
+    return port.space.set(address & MASK64, 0, size) == 0
 
 
-def floods(dma: FwCfgDma, memory: AddressSpace, offset: int, data: bytes) -> bool:
-    """Whether writing ``data`` at ``offset`` of the register starts a transfer that is longer
-    than ``LONGEST``, or may be because a device would tell its length (an empty PCI window reads
-    as ones). QEMU would do it, 4 bytes and a line of transcript at a time."""
-    last = offset + len(data)
-    if offset > 4 or last < 8:
-        return False
-    low = int.from_bytes(data[4 - offset : 8 - offset], "big")
-    high = int.from_bytes(data[:4], "big") << 32 if offset == 0 else dma.address
-    start = (high | low) & MASK64
-    header = _peek(memory, start, _STRUCTURE)
-    if header is None:  # where nothing is the transfer fails at once
-        return memory.view.lookup(start).assigned
-    return int.from_bytes(header[4:8], "big") > LONGEST
+def make(place: Place) -> DmaDevice | None:
+    """The maker."""
+    if DMA_REGION not in place.regions:
+        return None
+    slots = place.qom_get(place.owner, "x-file-slots")
+    return FwCfg(
+        place.memory, Items(place.known), slots if isinstance(slots, int) else FILE_SLOTS)
 
 
-def _peek(memory: AddressSpace, addr: int, size: int) -> bytes | None:
+def peek(memory: AddressSpace, addr: int, size: int) -> bytes | None:
     """Bytes of the model's RAM; None where something else answers."""
     data = b""
     while len(data) < size:
@@ -138,14 +226,5 @@ def _peek(memory: AddressSpace, addr: int, size: int) -> bytes | None:
     return data
 
 
-def _ram(
-    memory: AddressSpace, addr: int, size: int
-) -> Iterator[tuple[MemoryRegion, int, int]]:
-    while size > 0:
-        section = memory.view.lookup(addr & MASK64)
-        here = addr & MASK64
-        n = min(size, section.start + section.size - here)
-        if section.region.backing is not None and section.region.is_ram:
-            yield section.region, here - section.start + section.offset, n
-        addr += n
-        size -= n
+#: What a partial read is told to.
+Learnt = Callable[[bytes], None]

@@ -1,0 +1,254 @@
+"""The decoded devices of one running QEMU: found in its map, told what reached them, let act.
+
+A device is what one path of QEMU's object model owns: its regions, and its own address space if
+it has one (the bus master container of a PCI function); else its DMA goes through the system's
+memory. It is made when its regions are first seen and lives until QEMU ends; a change of the map
+only gives it new regions, a reset of the machine is told to it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from qemuglue.memory.address_space import AddressSpace
+from qemuglue.memory.region import MemoryRegion
+from qemuglue.witness.dma.device import DmaDevice, Maker, Place, When
+from qemuglue.witness.dma.port import ModelPort, Unknown
+from qemuglue.witness.ram import RamWitness, TrackedBacking
+
+#: The root of the address space that a PCI function's DMA goes through (``pci_init_bus_master``).
+BUS_MASTER = "bus master container"
+
+#: Actions in a row of one device without anything new from the program: more is an endless loop.
+MAX_ACTS = 1 << 16
+
+#: Devices that access one another's registers by DMA, one inside the other. QEMU of before its
+#: re-entrancy guard (8.1) ends by its stack.
+MAX_DEPTH = 32
+
+
+@dataclass(slots=True)
+class Follower:
+    """One device that is followed. ``told`` is whether it was accessed since the last reset."""
+
+    owner: str
+    device: DmaDevice
+    port: ModelPort
+    #: Its lost state was counted.
+    noted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """Something a device did: its name, and what of it had to be adopted."""
+
+    name: str
+    unknowns: tuple[Unknown, ...] = ()
+
+
+class Following:
+    """All decoded devices of one session, by the path that owns them.
+
+    ``makers`` are asked in order; the first that makes a device of a place has it.
+    """
+
+    def __init__(
+        self, makers: Sequence[Maker], ram: RamWitness, *,
+        qom_get: Callable[[str, str], Any], version: tuple[int, ...], parked: bool,
+        known: dict[str, dict[str, Any]],
+    ) -> None:
+        self._makers = makers
+        self._ram = ram
+        self._qom_get = qom_get
+        self._version = version
+        self._parked = parked
+        self._known = known
+        self.followers: dict[str, Follower] = {}
+        self._by_region: dict[MemoryRegion, Follower] = {}
+        self._asked: set[tuple[str, frozenset[str]]] = set()
+        #: What devices did since the lock step last took it.
+        self.acts: list[Act] = []
+        #: Pages that they wrote meanwhile.
+        self.touched: dict[MemoryRegion, set[int]] = defaultdict(set)
+        #: Paths of objects that were accessed since the last reset.
+        self.accessed: set[str] = set()
+        self._depth = 0
+
+    # -- the map -------------------------------------------------------------------------------
+
+    def attach(
+        self, regions: Iterable[MemoryRegion], spaces: Iterable[AddressSpace],
+        memory: AddressSpace,
+    ) -> None:
+        """After every change of the map."""
+        owned: dict[str, dict[str, MemoryRegion]] = defaultdict(dict)
+        for region in regions:
+            if region.key is not None:
+                index = region.key.index
+                name = f"{region.name}#{index}" if index else region.name
+                owned[owner_of(region)][name] = region
+        own_space = {
+            owner_of(space.root): space for space in spaces if space.root.name == BUS_MASTER
+        }
+        self._by_region.clear()
+        for owner, named in owned.items():
+            space = own_space.get(owner, memory)
+            follower = self.followers.get(owner) or self._make(owner, named, space, memory)
+            if follower is not None:
+                follower.port.space = space
+                self._by_region.update(dict.fromkeys(named.values(), follower))
+
+    def _make(
+        self, owner: str, named: Mapping[str, MemoryRegion], space: AddressSpace,
+        memory: AddressSpace,
+    ) -> Follower | None:
+        asked = owner, frozenset(named)
+        if asked in self._asked:
+            return None
+        self._asked.add(asked)
+        place = Place(
+            owner, named, space, memory, self._version, self._qom_get, self._parked,
+            self._known.setdefault(owner, {}),
+        )
+        for maker in self._makers:
+            device = maker(place)
+            if device is not None:
+                follower = self.followers[owner] = Follower(owner, device, ModelPort(space))
+                return follower
+        return None
+
+    def of(self, region: MemoryRegion) -> DmaDevice | None:
+        """The decoded device that the region belongs to."""
+        follower = self._by_region.get(region)
+        return None if follower is None else follower.device
+
+    def is_lost(self, region: MemoryRegion) -> bool:
+        """Whether the region's device is decoded, but not followed any more."""
+        follower = self._by_region.get(region)
+        return follower is not None and bool(follower.device.lost)
+
+    def hears(self, region: MemoryRegion, is_write: bool) -> bool:
+        """Whether accesses to the region have to be told here."""
+        device = self.of(region)
+        return device is not None and (is_write or getattr(device, "hears_reads", True))
+
+    # -- what reaches a device -----------------------------------------------------------------
+
+    def heard(
+        self, region: MemoryRegion, offset: int, size: int, is_write: bool, value: int
+    ) -> None:
+        """A piece reached the region's device; what it does inside the access happens here."""
+        follower = self._by_region.get(region)
+        if follower is None or follower.device.lost:
+            return
+        device = follower.device
+        if is_write:
+            device.wrote(region, offset, size, value)
+        else:
+            device.was_read(region, offset, size, value)
+        if device.when() is When.NOW:
+            self.act(follower, When.NOW)
+
+    def missed(self, region: MemoryRegion) -> None:
+        """Something reached the region's device that nobody could tell it."""
+        follower = self._by_region.get(region)
+        if follower is not None and not follower.device.lost:
+            follower.device.lost = "an access to it could not be followed"
+
+    def missed_name(self, name: str | None) -> None:
+        """Something reached a region of that name, and nobody knows which."""
+        for region in self._by_region:
+            if region.name == name:
+                self.missed(region)
+
+    def reset(self) -> None:
+        """The machine was reset."""
+        for follower in self.followers.values():
+            follower.device.lost = ""
+            follower.noted = False
+            follower.device.reset()
+        self.acts.clear()
+        self.touched.clear()
+        self.accessed.clear()
+
+    # -- what it does --------------------------------------------------------------------------
+
+    def due(self, when: When) -> Iterator[Follower]:
+        """The devices whose next action is then."""
+        for follower in self.followers.values():
+            if not follower.device.lost and follower.device.when() is when:
+                yield follower
+
+    def act(self, follower: Follower, when: When) -> None:
+        """Let the device do what is due at that time."""
+        device, port = follower.device, follower.port
+        if self._depth >= MAX_DEPTH:
+            device.lost = "its DMA reaches registers that start it again"
+            return
+        self._depth += 1
+        try:
+            with self._noting():
+                for _ in range(MAX_ACTS):
+                    if device.lost or device.when() is not when:
+                        return
+                    unknowns, port.unknowns = port.unknowns, []
+                    device.act(port)
+                    self.acts.append(Act(device.name, tuple(port.unknowns)))
+                    port.unknowns = unknowns
+                    if port.trouble and not device.lost:
+                        device.lost = port.trouble
+                    port.trouble = ""
+                device.lost = f"it does {MAX_ACTS} things in a row"
+        finally:
+            self._depth -= 1
+
+    @contextmanager
+    def _noting(self) -> Iterator[None]:
+        """Note the pages of RAM that are written meanwhile."""
+        backings = [
+            (region, region.backing) for region in self._ram.sources
+            if isinstance(region.backing, TrackedBacking)
+        ]
+        for region, backing in backings:
+            backing.noted = self.touched[region]
+        try:
+            yield
+        finally:
+            if self._depth == 1:
+                for _, backing in backings:
+                    backing.noted = None
+
+    def take(self) -> tuple[list[Act], dict[MemoryRegion, set[int]]]:
+        """(what devices did, the pages they wrote) since the last time."""
+        acts, touched = self.acts, dict(self.touched)
+        self.acts, self.touched = [], defaultdict(set)
+        return acts, touched
+
+    # -- what is not followed ------------------------------------------------------------------
+
+    def newly_lost(self) -> Iterator[tuple[str, str]]:
+        """(name, reason) of each device that was lost since the last call."""
+        for follower in self.followers.values():
+            if follower.device.lost and not follower.noted:
+                follower.noted = True
+                yield follower.device.name, follower.device.lost
+
+    def lost(self) -> list[str]:
+        """Names of the devices that are not followed any more."""
+        return [each.device.name for each in self.followers.values() if each.device.lost]
+
+    def names(self) -> list[str]:
+        """Names of the devices that were accessed and are followed."""
+        return sorted({
+            each.device.name for each in self.followers.values()
+            if not each.device.lost and each.owner in self.accessed
+        })
+
+
+def owner_of(region: MemoryRegion) -> str:
+    """Path of the object that the region belongs to; "" where it is not known."""
+    return str(getattr(region.key, "owner", ""))

@@ -1,0 +1,12 @@
+"""Every decoded device: one line each. The first maker that knows a place has it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from qemuglue.witness.dma import fw_cfg
+from qemuglue.witness.dma.device import Maker
+
+MAKERS: Final[tuple[Maker, ...]] = (
+    fw_cfg.make,
+)
