@@ -28,7 +28,7 @@ class VmMode(enum.Enum):
     STOPPED = "stopped"
     """``-S``: no instruction runs and the virtual clock stands still, so timers never fire."""
     PARKED = "parked"
-    """The guest runs (a halt loop the caller supplies through ``args``), so timers fire."""
+    """The machine runs and its CPUs sleep, so timers fire (``qemu/parked.py``)."""
 
 
 def machine_name(full_name: str) -> tuple[str, str]:

@@ -9,9 +9,11 @@ the process has open, a folder is gone once QEMU has started.
 ``blank-SIZE``     zeros; SIZE as ``-m`` takes it (``16K``, ``32M``), up to MAX_BLANK
 ``elf-ppc``        a loadable ELF of one instruction's size, 32 bits, big-endian, PowerPC
 ``folder-niagara`` the six images that ``-M niagara`` looks for by name (``niagara_init``)
+``halt-x86-SIZE``  firmware of a PC that halts with every interrupt off (``qemu/parked.py``)
 =================  =========================================================================
 
-A guest would find nothing to run in them. They are for machines that stand still (``-S``).
+A guest finds nothing to run in them, or a halt loop. They are for machines that stand still
+(``-S``) or are parked.
 """
 
 from __future__ import annotations
@@ -46,6 +48,9 @@ _FOLDERS: Final[dict[str, tuple[tuple[str, int], ...]]] = {
 #: (``e_machine``, whether big-endian) of the ELF files there are.
 _ELFS: Final = {"elf-ppc": (20, True)}
 
+#: A PC takes firmware in steps of 64 KiB.
+_HALT = re.compile("halt-x86-(64|128|256)K")
+
 _ELF_HEADER_SIZE = 52
 _PROGRAM_HEADER_SIZE = 32
 #: Where the one segment goes: main memory of every board asked, clear of its first pages.
@@ -69,6 +74,25 @@ def tiny_elf(machine: int, big_endian: bool) -> bytes:
         order + "IIIIIIII", 1, data_at, _ELF_ADDRESS, _ELF_ADDRESS, 16, 16, 7, 4
     )
     return ident + header + segment + bytes(16)
+
+
+def halt_x86(size: int) -> bytes:
+    """Firmware of ``size`` bytes, which ends at 4 GiB, for a CPU in real mode at its reset
+    vector (the last 16 bytes): every interrupt off, then HLT."""
+    code = bytes.fromhex(
+        "fa"            # cli
+        "66b9800000c0"  # mov ecx, EFER
+        "0f32"          # rdmsr
+        "80cc10"        # or ah, SVME >> 8
+        "0f30"          # wrmsr
+        "0f20c0 0c01 0f22c0"  # cr0 |= PE, which CLGI wants; no segment is loaded
+        "0f01dd"        # clgi
+        "f4 ebfd"       # hlt; again, should anything wake it
+    )
+    room = 0x100
+    assert len(code) <= room - 16 and size >= room
+    jump = b"\xe9" + (-(room - 16) - 3).to_bytes(2, "little", signed=True)
+    return bytes(size - room) + code.ljust(room - 16, b"\0") + jump.ljust(16, b"\0")
 
 
 def bring(words: Sequence[str], keep: contextlib.ExitStack) -> tuple[list[str], list[int]]:
@@ -100,7 +124,7 @@ def _make(name: str, keep: contextlib.ExitStack, inherited: list[int]) -> str:
             (folder / file).touch()
             os.truncate(folder / file, size)
         return str(folder)
-    content = tiny_elf(*_ELFS[name]) if name in _ELFS else b""
+    content = _content(name)
     size = len(content) or _blank_size(name)
     fd = os.memfd_create(f"qemuglue-{name}", os.MFD_CLOEXEC)
     keep.callback(os.close, fd)
@@ -111,11 +135,19 @@ def _make(name: str, keep: contextlib.ExitStack, inherited: list[int]) -> str:
     return f"/proc/self/fd/{fd}"
 
 
+def _content(name: str) -> bytes:
+    """What is in the image; nothing is in a blank one."""
+    if name in _ELFS:
+        return tiny_elf(*_ELFS[name])
+    found = _HALT.fullmatch(name)
+    return halt_x86(int(found[1]) << 10) if found else b""
+
+
 def _blank_size(name: str) -> int:
     kind, _, text = name.partition("-")
     size = parse_size(text) if kind == "blank" and text else 0
     if not 0 < size <= MAX_BLANK:
-        there = ", ".join((*_ELFS, *_FOLDERS))
+        there = ", ".join((*_ELFS, *_FOLDERS, "halt-x86-256K"))
         raise UsageError(f"no image {PREFIX}{name}: there are {there} and blank-SIZE, "
                          f"up to blank-{MAX_BLANK >> 20}M")
     return size

@@ -30,7 +30,7 @@ from types import TracebackType
 from typing import Any, Final
 
 from qemuglue.errors import LaunchError, QemuDied, QemuFailure, QemuHang, ResourceError
-from qemuglue.qemu import images, libc
+from qemuglue.qemu import images, libc, parked
 from qemuglue.qemu.config import QemuConfig, VmMode
 from qemuglue.qemu.guest_ram import SharedRam
 from qemuglue.qemu.monitor import Monitor
@@ -141,6 +141,8 @@ def machine_arguments(config: QemuConfig) -> list[str]:
         words += ["-audio", "none"]
     if config.mode is VmMode.STOPPED:
         words.append("-S")
+    else:
+        words += parked.arguments(config)
     backend = f",memory-backend={config.ram_id}" if config.has_shared_ram else ""
     words += ["-machine", config.machine + backend]
     if config.ram is not None:
@@ -205,6 +207,8 @@ class QemuProcess:
             self._spawn(theirs)
             self._connect(*ours, deadline=start + self._launch_timeout_s)
             self._images.close()
+            if self.config.mode is VmMode.PARKED:
+                parked.verify(self.config.full_name, self.pid, self.monitor, self.transcript)
         except BaseException as error:
             failure = self._launch_failure(error)
             self.kill()
