@@ -1,0 +1,12 @@
+"""IOMMUs: what they make of the addresses that devices use, from their registers and tables.
+
+An IOMMU is a decoded device (``witness.dma.device``): it is told of every write to its registers,
+and reads its tables in the model's memory when a device behind it makes an access. What it does
+not do: follow IOMMUs whose tables are not described here, or guess at stale translations.
+
+``tables``            what all of them need
+``intel``             QEMU's intel-iommu
+``intel_registers``   its registers
+``intel_walk``        its tables
+``intel_queue``       its invalidation queue
+"""
