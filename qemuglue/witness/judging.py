@@ -18,6 +18,7 @@ from qemuglue.memory.flatview import MemoryRegionSection
 from qemuglue.memory.region import MASK64, MemoryRegion, RegionKind
 from qemuglue.program.operation import Operation
 from qemuglue.qemu.events import Event
+from qemuglue.qemu.events import Kind as EventKind
 from qemuglue.witness.contracts import Learned, with_endian
 from qemuglue.witness.evidence import Expected
 from qemuglue.witness.face import (
@@ -231,7 +232,7 @@ class BatchJudge:
         for section in sections:
             why = session.unjudgeable(section.region)
             if why is not None:
-                evidence.pos = len(evidence.events)  # it is alone in its batch
+                self._pass_over()  # it is alone in its batch
                 self.tally.verbs[op.verb] += 1
                 cells[kind, Verdict.UNJUDGED] += 1
                 self.tally.reasons[why] += 1
@@ -279,6 +280,14 @@ class BatchJudge:
         else:
             cells[kind, Verdict.MATCH] += 1
         return None
+
+    def _pass_over(self) -> None:
+        """Nothing can be said of what is left of the batch; but has it changed the map?"""
+        evidence = self.session.evidence
+        events, first = evidence.events, evidence.pos
+        evidence.topology = evidence.topology or any(
+            events[at].kind is EventKind.FLATVIEW_NEW for at in range(first, len(events)))
+        evidence.pos = len(events)
 
     def _adopt_touched(
         self, op: Operation, addr: int, sections: Sequence[MemoryRegionSection]
