@@ -16,7 +16,7 @@ BITBAND = "bitband"
 
 #: Regions whose accesses their device passes on to another address space, where they leave lines
 #: of their own: bit-bands, and the PCI ports of the PReP boards (``raven_io_read``).
-_FORWARDERS = frozenset({BITBAND, "pci-io-non-contiguous", "pci-io"})
+_FORWARDERS = frozenset({BITBAND, "pci-io-non-contiguous", "pci-io", "lpcm"})
 
 #: The page of the Jazz boards (``rtc_read`` in ``hw/mips/jazz.c``) that passes accesses on to the
 #: clock's own two registers, which have the same name.
