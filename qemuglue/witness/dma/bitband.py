@@ -15,7 +15,8 @@ from qemuglue.memory.region import MASK64, MemoryRegion
 BITBAND = "bitband"
 
 #: Regions whose accesses their device passes on to another address space, where they leave lines
-#: of their own: bit-bands, and the PCI ports of the PReP boards (``raven_io_read``).
+#: of their own: bit-bands, the PCI ports of the PReP boards (``raven_io_read``), and the window of
+#: POWER9 onto its LPC bus (``pnv_lpc_mmio_read``).
 _FORWARDERS = frozenset({BITBAND, "pci-io-non-contiguous", "pci-io", "lpcm"})
 
 #: The page of the Jazz boards (``rtc_read`` in ``hw/mips/jazz.c``) that passes accesses on to the
