@@ -86,6 +86,7 @@ class Session:
         self.following = Following(
             MAKERS, self.ram, qom_get=self.qom_get, version=config.build.version_tuple,
             parked=config.mode is VmMode.PARKED, known=self.knowledge.devices,
+            buses=self.buses,
         )
         self.evidence.following = self.following
         #: Everything sent since QEMU started, set-up included.
@@ -284,6 +285,7 @@ class Session:
 
     def refresh(self) -> None:
         """Take the map again after it changed."""
+        self.following.detach()
         seen = self.mirror.refresh(self.process.monitor.hmp)
         if seen.changed:
             self.maps.update(changed=1, predicted=int(seen.predicted), learnt=seen.learnt.total)
@@ -356,6 +358,13 @@ class Session:
             return self.process.monitor.execute("qom-get", {"path": path, "property": name})
         except MonitorRefused:
             return None
+
+    def buses(self) -> object:
+        """QEMU's answer to QMP ``query-pci``; an empty list where there is no PCI."""
+        try:
+            return self.process.monitor.execute("query-pci")
+        except MonitorRefused:
+            return []
 
     # -- knowledge of the map ----------------------------------------------------------------------
 

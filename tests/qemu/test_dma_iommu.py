@@ -76,7 +76,9 @@ def _patched(function: Callable[..., Any], change: Callable[[Any], Any]) -> Call
     return lambda *args, **kw: change(function(*args, **kw))
 
 
-def _all_permissions(leaf: intel_walk.Leaf) -> intel_walk.Leaf:
+def _all_permissions(leaf: intel_walk.Leaf | intel_walk.Fault) -> object:
+    if isinstance(leaf, intel_walk.Fault):
+        return leaf
     return intel_walk.Leaf(leaf.entry, leaf.level, True, True)
 
 

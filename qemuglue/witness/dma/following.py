@@ -18,6 +18,7 @@ from qemuglue.memory.address_space import AddressSpace
 from qemuglue.memory.region import MemoryRegion
 from qemuglue.witness.dma.device import DmaDevice, Maker, Place, When
 from qemuglue.witness.dma.port import ModelPort, Unknown
+from qemuglue.witness.iommu.tables import Translates, blind
 from qemuglue.witness.ram import RamWitness, TrackedBacking
 
 #: The root of the address space that a PCI function's DMA goes through (``pci_init_bus_master``).
@@ -53,15 +54,17 @@ class Act:
 class Following:
     """All decoded devices of one session, by the path that owns them.
 
-    ``makers`` are asked in order; the first that makes a device of a place has it.
+    ``makers`` are asked in order; the first that makes a device of a place has it. ``buses``
+    gives QEMU's answer to QMP ``query-pci``, by which IOMMUs know who asks them.
     """
 
     def __init__(
         self, makers: Sequence[Maker], ram: RamWitness, *,
         qom_get: Callable[[str, str], Any], version: tuple[int, ...], parked: bool,
-        known: dict[str, dict[str, Any]],
+        known: dict[str, dict[str, Any]], buses: Callable[[], object] = list,
     ) -> None:
         self._makers = makers
+        self._buses = buses
         self._ram = ram
         self._qom_get = qom_get
         self._version = version
@@ -81,7 +84,7 @@ class Following:
     # -- the map -------------------------------------------------------------------------------
 
     def attach(
-        self, regions: Iterable[MemoryRegion], spaces: Iterable[AddressSpace],
+        self, regions: Sequence[MemoryRegion], spaces: Iterable[AddressSpace],
         memory: AddressSpace,
     ) -> None:
         """After every change of the map."""
@@ -101,6 +104,15 @@ class Following:
             if follower is not None:
                 follower.port.space = space
                 self._by_region.update(dict.fromkeys(named.values(), follower))
+        for follower in self.followers.values():
+            if isinstance(follower.device, Translates):
+                follower.device.bind(regions, self._buses())
+
+    def detach(self) -> None:
+        """Before the mirror looks at its regions again."""
+        for follower in self.followers.values():
+            if isinstance(follower.device, Translates):
+                follower.device.unbind()
 
     def _make(
         self, owner: str, named: Mapping[str, MemoryRegion], space: AddressSpace,
@@ -186,6 +198,9 @@ class Following:
     def act(self, follower: Follower, when: When) -> None:
         """Let the device do what is due at that time."""
         device, port = follower.device, follower.port
+        device.lost = device.lost or blind(port.space)
+        if device.lost:
+            return
         if self._depth >= MAX_DEPTH:
             device.lost = "its DMA reaches registers that start it again"
             return

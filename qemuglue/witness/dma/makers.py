@@ -6,7 +6,9 @@ from typing import Final
 
 from qemuglue.witness.dma import fw_cfg
 from qemuglue.witness.dma.device import Maker
+from qemuglue.witness.iommu import intel
 
 MAKERS: Final[tuple[Maker, ...]] = (
     fw_cfg.make,
+    intel.make,
 )

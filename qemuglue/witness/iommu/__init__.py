@@ -10,3 +10,7 @@ not do: follow IOMMUs whose tables are not described here, or guess at stale tra
 ``intel_walk``        its tables
 ``intel_queue``       its invalidation queue
 """
+
+from __future__ import annotations
+
+import qemuglue.witness.dma  # noqa: F401 - first: it imports what is here in its own order

@@ -370,15 +370,16 @@ class IntelIommu:
         if not self.enabled:
             return through(self.memory, addr)
         is_write = bool(access & IommuAccess.WO)
-        try:
-            page = self._cached(requester, addr)
+        page = self._cached(requester, addr)
+        if page is None:
+            context = self._context(requester, addr, is_write)
+            if context is None:
+                return nowhere(self.memory)
+            if context.type == PASS_THROUGH:
+                return through(self.memory, addr)
+            page = self._walk(requester, context, addr, is_write)
             if page is None:
-                context = self._context(requester, addr, is_write)
-                if context.type == PASS_THROUGH:
-                    return through(self.memory, addr)
-                page = self._walk(requester, context, addr, is_write)
-        except Fault:
-            return nowhere(self.memory)
+                return nowhere(self.memory)
         start = page.entry & -PAGE & self.features.address_mask & ~page.mask
         return IommuTlbEntry(self.memory, addr & ~page.mask, start, page.mask, page.perm)
 
@@ -390,28 +391,27 @@ class IntelIommu:
                 return found
         return None
 
-    def _context(self, requester: int, addr: int, is_write: bool) -> Context:
+    def _context(self, requester: int, addr: int, is_write: bool) -> Context | None:
         found = self.contexts.get(requester)
-        if found is None:
-            try:
-                found = find_context(self.memory, self.root, requester, self.features)
-            except Fault as fault:
-                if not (fault.silenced and fault.reason in QUALIFIED):
-                    self._record(requester, addr, fault.reason, is_write)
-                raise
-            self.contexts[requester] = found
-        return found
+        if found is not None:
+            return found
+        fresh = find_context(self.memory, self.root, requester, self.features)
+        if isinstance(fresh, Fault):
+            if not (fresh.silenced and fresh.reason in QUALIFIED):
+                self._record(requester, addr, fresh.reason, is_write)
+            return None
+        self.contexts[requester] = fresh
+        return fresh
 
     def _walk(
         self, requester: int, context: Context, addr: int, is_write: bool
-    ) -> CachedPage:
-        try:
-            leaf = walk(self.memory, context, addr, is_write, self.features)
-        except Fault as fault:
-            if not (context.silences and fault.reason in QUALIFIED):
+    ) -> CachedPage | None:
+        leaf = walk(self.memory, context, addr, is_write, self.features)
+        if isinstance(leaf, Fault):
+            if not (context.silences and leaf.reason in QUALIFIED):
                 pasid = _NO_PASID if self.version < NO_PASID_SINCE else 0
-                self._record(requester, addr, fault.reason, is_write, pasid)
-            raise
+                self._record(requester, addr, leaf.reason, is_write, pasid)
+            return None
         perm = IommuAccess.RO * leaf.reads | IommuAccess.WO * leaf.writes
         frame = addr >> 12 & -(1 << 9 * (leaf.level - 1))
         page = CachedPage(context.domain, frame, leaf.entry, leaf.mask, IommuAccess(perm))

@@ -1,6 +1,6 @@
 """Root table, context table and second-level tables of QEMU's intel-iommu, legacy mode.
 
-A walk gives an entry or raises :class:`Fault` with the reason that QEMU records. Source:
+A walk gives an entry, or a :class:`Fault` with the reason that QEMU records. Source:
 ``vtd_dev_to_context_entry`` and ``vtd_iova_to_slpte`` in ``hw/i386/intel_iommu.c``; the masks are
 those of ``intel_iommu_internal.h``.
 """
@@ -37,13 +37,12 @@ READ, WRITE, LARGE, SNOOP, TRANSIENT = 1, 2, 1 << 7, 1 << 11, 1 << 62
 _IGNORED = 0xBFF0_0000_0000_0000
 
 
-class Fault(Exception):  # noqa: N818 - it is one, not an error of ours
-    """The translation ends with this reason; ``silenced`` by the context entry."""
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """The translation ends with this reason; ``silenced`` if a context entry asks for that."""
 
-    def __init__(self, reason: int, silenced: bool = False) -> None:
-        super().__init__(f"translation fault {reason:#x}")
-        self.reason = reason
-        self.silenced = silenced
+    reason: int
+    silenced: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,30 +117,30 @@ def page_mask(level: int) -> int:
 
 def find_context(
     memory: AddressSpace, root: int, requester: int, features: Features
-) -> Context:
+) -> Context | Fault:
     """The context entry of a requester (``vtd_dev_to_context_entry``)."""
     width = ~features.address_mask & MASK64
     pair = words(memory, root + 16 * (requester >> 8), 2)
     if pair is None:
-        raise Fault(BAD_ROOT_TABLE)
+        return Fault(BAD_ROOT_TABLE)
     low, high = pair
     if not low & PRESENT:
-        raise Fault(NO_ROOT)
+        return Fault(NO_ROOT)
     if high or low & (0xFFE | width):
-        raise Fault(ROOT_RESERVED)
+        return Fault(ROOT_RESERVED)
     pair = words(memory, (low & -PAGE) + 16 * (requester & 0xFF), 2)
     if pair is None:
-        raise Fault(BAD_CONTEXT_TABLE)
+        return Fault(BAD_CONTEXT_TABLE)
     context = Context(*pair)
     silenced = context.silences
     if not context.low & PRESENT:
-        raise Fault(NO_CONTEXT, silenced)
+        return Fault(NO_CONTEXT, silenced)
     if context.high & 0xFFFF_FFFF_FF00_0080 or context.low & (0xFF0 | width):
-        raise Fault(CONTEXT_RESERVED, silenced)
+        return Fault(CONTEXT_RESERVED, silenced)
     known = {MULTI_LEVEL: True, DEVICE_TLB: features.device_tlb,
              PASS_THROUGH: features.pass_through}
     if not features.has_level(context.levels) or not known.get(context.type, False):
-        raise Fault(BAD_CONTEXT, silenced)
+        return Fault(BAD_CONTEXT, silenced)
     return context
 
 
@@ -163,27 +162,27 @@ def reserved(entry: int, level: int, features: Features) -> int:
 
 def walk(
     memory: AddressSpace, context: Context, addr: int, is_write: bool, features: Features
-) -> Leaf:
+) -> Leaf | Fault:
     """The second-level tables, from the context entry down (``vtd_iova_to_slpte``)."""
     limit = min(30 + 9 * (context.high & 7), features.width)
     if addr >> limit:
-        raise Fault(BEYOND_WIDTH)
+        return Fault(BEYOND_WIDTH)
     table, level = context.table, context.levels
     reads = writes = True
     while True:
         entry = word(memory, table + 8 * bits(addr, 12 + 9 * (level - 1), 9))
         if entry is None or entry == MASK64:  # what QEMU takes for a failed read
-            raise Fault(BAD_CONTEXT if level == context.levels else BAD_ENTRY)
+            return Fault(BAD_CONTEXT if level == context.levels else BAD_ENTRY)
         reads, writes = reads and bool(entry & READ), writes and bool(entry & WRITE)
         if not entry & (WRITE if is_write else READ):
-            raise Fault(NO_WRITE if is_write else NO_READ)
+            return Fault(NO_WRITE if is_write else NO_READ)
         if reserved(entry, level, features):
-            raise Fault(ENTRY_RESERVED)
+            return Fault(ENTRY_RESERVED)
         if level == 1 or entry & LARGE:
             leaf = Leaf(entry, level, reads, writes)
             break
         table, level = entry & -PAGE & features.address_mask, level - 1
     start = leaf.entry & -PAGE & features.address_mask
     if start < INTERRUPTS.stop and start + leaf.mask >= INTERRUPTS.start:
-        raise Fault(SM_INTO_INTERRUPTS if features.scalable else INTO_INTERRUPTS)
+        return Fault(SM_INTO_INTERRUPTS if features.scalable else INTO_INTERRUPTS)
     return leaf

@@ -7,8 +7,10 @@ says, and one where nothing is fails. Nothing here keeps what it read: caches ar
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
 from qemuglue.memory.address_space import AddressSpace
 from qemuglue.memory.attrs import OK, MemTxAttrs
@@ -71,6 +73,37 @@ class Translator:
     def attrs_to_index(self, region: MemoryRegion, attrs: MemTxAttrs) -> int:
         """There is one context only."""
         return 0
+
+
+@runtime_checkable
+class Translates(Protocol):
+    """A decoded device that is an IOMMU. ``bind`` comes after every change of the map, with the
+    mirror's regions and QEMU's answer to QMP ``query-pci``; ``unbind`` before the mirror looks
+    at its regions again."""
+
+    def bind(self, regions: Iterable[MemoryRegion], buses: object) -> None: ...
+
+    def unbind(self) -> None: ...
+
+
+def blind(space: AddressSpace) -> str:
+    """Why it is not known where an access through ``space`` ends, as an IOMMU in it is not
+    followed; "" where it is known."""
+    for section in space.view.sections:
+        ops = section.region.iommu_ops
+        if isinstance(ops, Translator):
+            why = ops.blind()
+            if why:
+                return f"{section.region.name}: {why}"
+        elif _IOMMUS.search(section.region.name):
+            return f"{section.region.name}: its IOMMU is not modelled"
+    return ""
+
+
+#: What QEMU calls the regions of IOMMUs that devices are behind (``memory_region_init_iommu``).
+_IOMMUS = re.compile(
+    r"vtd-.*-dmar|amd_iommu|.*-iommu-memory-region-.*|iommu-(astro|typhoon|sun4m|sun4u)"
+    r"|phb\d.*iommu|tce-iommu-.*|tce-root-.*|rc4030\.dma|riscv_iommu|iommu-s390-.*")
 
 
 @dataclass(slots=True)
