@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Final
 
-from qemuglue.witness.dma import fw_cfg
+from qemuglue.witness.dma import e1000e, fw_cfg
 from qemuglue.witness.dma.device import Maker
 from qemuglue.witness.iommu import intel
 
 MAKERS: Final[tuple[Maker, ...]] = (
     fw_cfg.make,
+    e1000e.make,
     intel.make,
 )

@@ -1,0 +1,187 @@
+"""The network controller e1000e (82574L), followed: what it reads and writes in guest memory.
+
+Its transmitter runs inside the register write that kicks it. It reads descriptors and buffers,
+writes status back and, where a packet asks for it, TCP and UDP checksums into the packet's own
+buffer. What it sends comes back to it in loopback mode, and lands in receive buffers. Packets
+of a network backend are nobody's to foresee: with one, the device is lost once it receives.
+
+Two generations of the code are followed, that of QEMU 7.2 and that of 10.0 and later.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Final
+
+from qemuglue.errors import ModelError
+from qemuglue.memory.address_space import AddressSpace
+from qemuglue.memory.region import MemoryRegion
+from qemuglue.witness.dma import e1000e_registers as regs
+from qemuglue.witness.dma.device import Place, Port, When
+from qemuglue.witness.dma.e1000e_receive import Receiver
+from qemuglue.witness.dma.e1000e_registers import RECEIVE, STARTERS, TRANSMIT, Registers
+from qemuglue.witness.dma.e1000e_transmit import DESCRIPTOR, Transmitter
+
+MMIO, IO = "e1000e-mmio", "e1000e-io"
+_IODATA: Final = 4
+_IO_LAST: Final = 0x1FFFF
+
+#: Descriptors of one kick; each takes QEMU and the model some microseconds.
+MOST_DESCRIPTORS = 1024
+#: Lines that one kick may leave in the transcript.
+MOST_LINES = 1 << 16
+
+#: Byte offsets of the registers that start the transmitter.
+_STARTS: Final = tuple(
+    sorted(at for at in range(0, 0x20000, 4) if regs.index_of(at) in STARTERS))
+_RECEIVE_TAILS: Final = frozenset(ring.tail for ring in RECEIVE)
+
+
+class E1000e:
+    """``device.DmaDevice`` for one e1000e. ``mac`` is its station address, ``peer`` the name of
+    its network backend, ``vet`` the VLAN type that a reset of the machine sets."""
+
+    name = "e1000e"
+    hears_reads = False
+
+    def __init__(
+        self, space: AddressSpace, mac: bytes, *, old: bool, peer: str = "", parked: bool = False,
+        vet: int = 0x8100,
+    ) -> None:
+        self.lost = ""
+        self.registers = Registers(mac, sw_reset=not old, vet=vet)
+        self._peer = peer
+        self._space = space
+        self._io_address = 0
+        self._receiver = Receiver(self.registers, old=old, parked=parked)
+        self._transmitter = Transmitter(self.registers, self._receiver.loop, old=old)
+        self._due: list[int] = []
+        self._acting = False
+
+    # -- what it is told -------------------------------------------------------------------------
+
+    def wrote(self, region: MemoryRegion, offset: int, size: int, value: int) -> None:
+        value &= regs.MASK32
+        if region.name == MMIO:
+            self._write(regs.index_of(offset), value)
+        elif region.name == IO and offset == 0:
+            self._io_address = value
+        elif region.name == IO and offset == _IODATA and self._io_address < _IO_LAST:
+            self._write(regs.index_of(self._io_address), value)
+
+    def _write(self, index: int, value: int) -> None:
+        if self._acting:
+            self.lost = "its DMA writes to its own registers"
+            return
+        registers = self.registers
+        if registers.write(index, value):
+            self._transmitter.reset(by_software=True)
+        if index in _RECEIVE_TAILS or (index == regs.RCTL and value & regs.RCTL_EN):
+            self._receiver.wake()
+        if self._peer and registers[regs.RCTL] & regs.RCTL_EN:
+            self.lost = f"what its network backend {self._peer!r} sends is not known"
+        for number, ring in enumerate(TRANSMIT):
+            if index in (regs.TCTL, ring.tail) and registers[regs.TARC[number]] & regs.TARC_ENABLE:
+                self._due.append(number)
+
+    def was_read(self, region: MemoryRegion, offset: int, size: int, value: int) -> None:
+        pass
+
+    def reset(self) -> None:
+        self.registers.reset()
+        self._transmitter.reset(by_software=False)
+        self._due.clear()
+
+    # -- before a write is sent ------------------------------------------------------------------
+
+    def kicks(self, region: MemoryRegion, offset: int, data: bytes) -> bool:
+        last = offset + len(data) - 1
+        if region.name == IO:
+            return last >= _IODATA and offset <= _IODATA + 3
+        return region.name == MMIO and any(at - 3 <= last and offset <= at + 3 for at in _STARTS)
+
+    def floods(self, region: MemoryRegion, offset: int, data: bytes) -> bool:
+        registers = copy.copy(self.registers)
+        registers.detach()
+        at = self._io_address
+        for start in range(offset & ~3, offset + len(data), 4):
+            piece = data[max(0, start - offset) : start + 4 - offset]
+            value = int.from_bytes(piece, "little") << max(0, offset - start) * 8
+            if region.name == IO and start == 0:
+                at = value
+            index = regs.index_of(start if region.name == MMIO else at)
+            registers.write(index, value)
+            if any(
+                index in (regs.TCTL, ring.tail) and self._is_long(registers, ring)
+                for ring in TRANSMIT
+            ):
+                return True
+        return False
+
+    def _is_long(self, registers: Registers, ring: regs.Ring) -> bool:
+        """Whether sending what the ring holds takes too long."""
+        if registers.empty(ring):
+            return False
+        head, tail, count = registers[ring.head], registers[ring.tail], registers.descriptors(ring)
+        pending = tail - head if head < tail else max(count - head, 1) + tail
+        if pending > MOST_DESCRIPTORS:
+            return True
+        lines, wide = 0, registers.looped
+        for number in range(pending):
+            at = registers.base(ring) + DESCRIPTOR * ((head + number) % max(count, 1))
+            lines += self._lines(at, DESCRIPTOR)
+            found = self._peek(at)
+            if found is not None:
+                address, size = found
+                lines += self._lines(address, size) + (4 * size if wide else 0) // 64
+        return lines > MOST_LINES
+
+    def _lines(self, at: int, size: int) -> int:
+        section = self._space.view.lookup(at & regs.MASK64)
+        return 0 if section.region.is_ram or not section.assigned else (min(size, 4096) + 3) // 4
+
+    def _peek(self, at: int) -> tuple[int, int] | None:
+        """(address, size) of the buffer of a descriptor that lies in RAM."""
+        at &= regs.MASK64
+        section = self._space.view.lookup(at)
+        backing = section.region.backing
+        if backing is None or at + DESCRIPTOR > section.start + section.size:
+            return None
+        data = backing.read(at - section.start + section.offset, DESCRIPTOR)
+        return int.from_bytes(data[:8], "little"), int.from_bytes(data[8:10], "little")
+
+    def swallows(self, region: MemoryRegion, offset: int, size: int, value: int) -> bool:
+        return False
+
+    # -- what it does ------------------------------------------------------------------------------
+
+    def when(self) -> When:
+        return When.NOW if self._due else When.NEVER
+
+    def act(self, port: Port) -> None:
+        self._space = port.space
+        self._acting = True
+        try:
+            while self._due and not self.lost:
+                self._transmitter.start(port, self._due.pop(0))
+        except ModelError as error:
+            self.lost = str(error)
+        finally:
+            self._acting = False
+            self._due.clear()
+
+
+def make(place: Place) -> E1000e | None:
+    """The model of an e1000e of a known generation."""
+    if MMIO not in place.regions or (8,) <= place.version < (10,):
+        return None
+    mac = str(place.qom_get(place.owner, "mac") or "")
+    address = bytes.fromhex(mac.replace(":", ""))
+    if len(address) != 6:
+        return None
+    peer = place.qom_get(place.owner, "netdev")
+    init = place.qom_get(place.owner, "init-vet")
+    return E1000e(
+        place.space, address, old=place.version < (8,), peer=str(peer or ""),
+        parked=place.parked, vet=0 if init is False else 0x8100,
+    )
