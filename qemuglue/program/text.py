@@ -182,7 +182,7 @@ class _Reader:
     def _setup(self, words: list[str]) -> None:
         self._setting("setup", bool(self.setup))
         if len(words) != 2 or not words[1]:
-            raise ProgramError("setup takes one word; write 'setup pci'")
+            raise ProgramError("setup takes one word; write 'setup pci' or 'setup dma'")
         self.setup = Program("a/b", setup=words[1]).validate().setup
 
     def _args(self, rest: str) -> None:

@@ -36,8 +36,9 @@ MAX_ARGS: Final = 8192
 #: How a machine may run while a program acts on it (``-S``, or a vCPU in a halt loop).
 MODES: Final = ("stopped", "parked")
 #: What may be done to a machine before a program's places are resolved: nothing, or PCI devices
-#: mapped as firmware would (no firmware runs under ``-S``).
-SETUPS: Final = ("", "pci")
+#: mapped as firmware would (no firmware runs under ``-S``), or that and each of them allowed to
+#: do DMA of its own.
+SETUPS: Final = ("", "pci", "dma")
 
 
 class Kind(Enum):

@@ -2,8 +2,8 @@
 
 Under ``-S`` no firmware runs, so a PCI device's registers answer nowhere. The set-up derives
 one list of plain port accesses from QMP ``query-pci``: the same machine and command line give
-the same list, and a finding's program names it by one word (``setup pci``). Bus mastering
-stays off: a device that can do DMA on its own would change RAM behind the model's back.
+the same list, and a finding's program names it by one word. ``setup pci`` leaves bus mastering
+off, so that no device changes RAM by itself; ``setup dma`` switches it on for every function.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ IO_WINDOW = (0xC000, 0xF000)
 
 _COMMAND = 0x04
 _BAR0 = 0x10
-#: Decode I/O and memory; no bus mastering.
-_DECODE = 0x3
+#: Decode I/O and memory; master the bus.
+_DECODE, _MASTER = 0x3, 0x4
 _CLASS_BRIDGE = 0x0604
 
 
@@ -41,8 +41,11 @@ def _config_write(slot: int, function: int, register: int, value: int) -> Iterat
     yield _out(CONFIG_DATA, value)
 
 
-def pci_setup(monitor: Monitor, target: str) -> tuple[Operation, ...]:
-    """The accesses that map every device of bus 0; empty on a machine without PCI ports.
+def pci_setup(
+    monitor: Monitor, target: str, *, masters: bool = False
+) -> tuple[Operation, ...]:
+    """The accesses that map every device of bus 0, and let it master the bus if ``masters``;
+    empty on a machine without PCI ports.
 
     Base addresses are naturally aligned, in the order QMP lists devices and regions; one that
     does not fit its window stays unassigned.
@@ -60,11 +63,13 @@ def pci_setup(monitor: Monitor, target: str) -> tuple[Operation, ...]:
     for device in buses[0].get("devices", []):
         if device.get("class_info", {}).get("class") == _CLASS_BRIDGE:
             continue
-        ops.extend(_map_device(device, cursor))
+        ops.extend(_map_device(device, cursor, _DECODE | _MASTER if masters else _DECODE))
     return tuple(ops)
 
 
-def _map_device(device: dict[str, Any], cursor: dict[str, int]) -> Iterator[Operation]:
+def _map_device(
+    device: dict[str, Any], cursor: dict[str, int], command: int
+) -> Iterator[Operation]:
     slot, function = int(device["slot"]), int(device["function"])
     for region in device.get("regions", []):
         kind, size, bar = region.get("type"), int(region.get("size", 0)), int(region["bar"])
@@ -78,4 +83,4 @@ def _map_device(device: dict[str, Any], cursor: dict[str, int]) -> Iterator[Oper
         yield from _config_write(slot, function, _BAR0 + 4 * bar, at)
         if region.get("mem_type_64"):
             yield from _config_write(slot, function, _BAR0 + 4 * (bar + 1), 0)
-    yield from _config_write(slot, function, _COMMAND, _DECODE)
+    yield from _config_write(slot, function, _COMMAND, command)

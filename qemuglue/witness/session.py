@@ -24,7 +24,7 @@ from qemuglue.program.layout import Layout
 from qemuglue.program.operation import Operation
 from qemuglue.program.verbs import SETUPS
 from qemuglue.qemu.config import QemuConfig, VmMode
-from qemuglue.qemu.events import Event, parse
+from qemuglue.qemu.events import Event, Lines, parse
 from qemuglue.qemu.guest_ram import ProcMem
 from qemuglue.qemu.monitor import MonitorRefused
 from qemuglue.qemu.process import QemuProcess
@@ -144,7 +144,9 @@ class Session:
         self.process.close(soft=False)
 
     def _start(self) -> None:
-        ops = pci_setup(self.process.monitor, self.config.target) if self.setup == "pci" else ()
+        ops = pci_setup(
+            self.process.monitor, self.config.target, masters=self.setup == "dma",
+        ) if self.setup else ()
         steps = [(op, op.place.offset) for op in ops if op.place is not None]
         if steps:
             request = b"".join(encode(op, addr) for op, addr in steps)
@@ -313,7 +315,7 @@ class Session:
         text, self._unparsed = self._unparsed + self.process.transcript.read_new(), b""
         return parse(text)
 
-    def events_until(self, marker: int) -> list[Event]:
+    def events_until(self, marker: int) -> Lines:
         """Events up to the mark, which is taken out; all there are if it is not there (QEMU
         has died on the way)."""
         text = self._unparsed + self.process.transcript.read_new()
@@ -321,10 +323,10 @@ class Session:
         at = text.find(mark)
         if at < 0:
             self._unparsed = b""
-            return parse(text)
+            return Lines(text)
         stop = text.find(b"\n", at) + 1
         self._unparsed = text[stop:] if stop else b""
-        return parse(text[:at])
+        return Lines(text[:at])
 
     def quiesce(self) -> list[str]:
         """Let the main loop run; names of QMP events since the last time.

@@ -8,7 +8,7 @@ import pytest
 import qemuglue.program
 from qemuglue.program import Layout, Range, decode, parse_lenient, parse_text
 from qemuglue.program.codec import AIM_SLOTS, RECORD_SIZE, VERB_SLOTS
-from qemuglue.program.verbs import VERBS
+from qemuglue.program.verbs import SETUPS, VERBS
 from qemuglue.program.words import quote_name, unquote_name
 
 PAGE = (Path(qemuglue.program.__file__).parent / "FORMAT.md").read_text(encoding="utf-8")
@@ -31,6 +31,11 @@ def test_text_example():
         "readl", "writeq", "read", "write", "memset", "outl", "inb", "readb", "reset"]
     assert program.args == ("-device", "edu", "-m", "128M") and program.mode == "parked"
     assert program.setup == "pci"
+
+
+def test_every_set_up_is_on_the_page():
+    for setup in SETUPS:
+        assert not setup or f"`setup {setup}`" in PAGE
 
 
 def test_every_verb_is_on_the_page():

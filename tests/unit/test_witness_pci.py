@@ -53,6 +53,14 @@ def test_bus_mastering_stays_off() -> None:
     assert [value for address, value in written if address & 0xFF == 4] == [0x3, 0x3]
 
 
+def test_devices_may_master_the_bus_if_asked() -> None:
+    devices = [pci_device(3, region(0, 0x1000)), pci_device(4, cls=0x0601)]
+    monitor = FakeMonitor([{"bus": 0, "devices": devices}])
+    ops = pci_setup(monitor, "x86_64", masters=True)  # type: ignore[arg-type]
+    assert [op.value for op in ops if op.place is not None and op.place.offset == 0xCFC] == [
+        MEMORY_WINDOW[0], 0x7, 0x7]
+
+
 def test_windows_are_filled_in_order_and_aligned() -> None:
     written = set_up(
         pci_device(1, region(0, 0x1000), region(1, 0x20, "io")),
