@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from qemuglue.errors import EnvironmentFailure, UsageError
 
 if TYPE_CHECKING:
-    from qemuglue.campaign.feedback import Feedback
     from qemuglue.campaign.settings import Settings
+    from qemuglue.campaign.steering import Steering
     from qemuglue.campaign.worker import Work
 
 #: libFuzzer flags that make this process start others and run no input of its own.
@@ -35,9 +35,9 @@ _PARENT_FLAGS = ("-merge", "-fork", "-jobs", "-minimize_crash")
 #: Flags of the processes so started, where the flag above is handed on to them.
 _CHILD_FLAGS = ("-merge_inner", "-merge_control_file", "-minimize_crash_internal_step")
 
-#: The target that needs no QEMU (``text/fuzz``). Its name is known here, since ``targets`` must
+#: The targets that need no QEMU (``inputs``). Their names are known here, since ``targets`` must
 #: not be imported before the instrumentation.
-TEXT = "text"
+ALONE = ("text", "model")
 #: What is instrumented: the model; for text, what reads QEMU's words and draws from them.
 _MODEL = ("qemuglue.memory",)
 _PARSED = ("qemuglue.qemu", "qemuglue.mirror", "qemuglue.memory.flatview",
@@ -70,7 +70,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add = made.add_argument
     add("--target", metavar="NAME",
-        help="access, canary or text; `qemuglue targets` lists them")
+        help="for example access; `qemuglue targets` lists them")
     add("--machine", metavar="TARGET/NAME", help="for example x86_64/q35")
     add("--device", action="append", metavar="DEVICE", help="as QEMU's -device; may be repeated")
     add("--qemu-args", metavar='"…"', help="appended to QEMU's command line")
@@ -80,6 +80,9 @@ def parser() -> argparse.ArgumentParser:
     add("--defect", metavar="NAME", help="plant this defect in the model")
     add("--operations", type=int, metavar="N", help="operations of one input (default 64)")
     add("--settings", type=Path, metavar="FILE", help="settings of a campaign, as JSON")
+    add("--feedback", metavar="NAME",
+        help="what of QEMU steers: all (accesses and trace events; the default), transcript "
+             "(accesses), none")
     add("--keep-going", action="store_true", help="record findings and go on")
     add("--status-fd", type=int, default=-1, help=argparse.SUPPRESS)
     add("--seconds", type=float, help=argparse.SUPPRESS)
@@ -95,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv if argv is None else argv)
     try:
         options = parser().parse_args([word for word in words[1:] if word.startswith("--")])
-        _check_text(options)
+        _check_alone(options)
     except SystemExit as stop:
         return int(stop.code or 0)
     except UsageError as error:
@@ -108,19 +111,20 @@ def main(argv: Sequence[str] | None = None) -> int:
             "Atheris is not installed: `pip install 'qemuglue[fuzz]'` brings it, and "
             "`qemuglue fuzz --engine random` does without"
         ))
-    text = options.target == TEXT
-    with atheris.instrument_imports(include=list(_PARSED if text else _MODEL)):
+    alone = options.target in ALONE
+    with atheris.instrument_imports(include=list(
+            _PARSED if options.target == "text" else _MODEL)):
         import qemuglue.memory  # first of all importers, so it is instrumented
 
-        if text:
+        if options.target == "text":
             import qemuglue.campaign.text.parsers  # noqa: F401
     from qemuglue.campaign.status import StatusWriter
 
     writer = StatusWriter(options.status_fd)
     try:
         breeding: dict[str, Any] = {}
-        if text:
-            one_input, breeding = _prepare_text(options, words, atheris)
+        if alone:
+            one_input, breeding = _prepare_alone(options, words, atheris)
         else:
             one_input = _prepare(options, words, writer)
             if isinstance(one_input, Harness):
@@ -149,8 +153,8 @@ def _prepare(
     options: argparse.Namespace, words: Sequence[str], writer: Any
 ) -> Callable[[bytes], None]:
     """The function that runs one input, its QEMU running already."""
-    from qemuglue.campaign.feedback import Feedback
     from qemuglue.campaign.settings import scene
+    from qemuglue.campaign.steering import Steering
     from qemuglue.campaign.worker import Role, Work
 
     settings = settings_of(options)
@@ -162,29 +166,30 @@ def _prepare(
     in_campaign = options.status_fd >= 0
     if in_campaign:
         work.stop_at_signals()
+    steering = Steering(work)
     work.start()
     if in_campaign:
         first_inputs(work)
-    return Harness(work, Feedback(), keep_going=options.keep_going, in_campaign=in_campaign)
+    return Harness(work, steering, keep_going=options.keep_going, in_campaign=in_campaign)
 
 
-def _check_text(options: argparse.Namespace) -> None:
-    """Raises UsageError where the target that needs no QEMU is told of one."""
+def _check_alone(options: argparse.Namespace) -> None:
+    """Raises UsageError where a target that needs no QEMU is told of one."""
     told = (options.machine, options.device, options.qemu_args, options.build, options.defect)
-    if options.target == TEXT and any(told):
-        raise UsageError("the target text needs no QEMU: leave out --machine, --device, "
-                         "--qemu-args, --build and --defect")
+    if options.target in ALONE and any(told):
+        raise UsageError(f"the target {options.target} needs no QEMU: leave out --machine, "
+                         "--device, --qemu-args, --build and --defect")
 
 
-def _prepare_text(
+def _prepare_alone(
     options: argparse.Namespace, words: Sequence[str], atheris: Any
 ) -> tuple[Callable[[bytes], None], dict[str, Any]]:
-    """The same for the target that needs no QEMU, with how new inputs are made."""
-    from qemuglue.campaign.text import fuzz as text_fuzz
+    """The same for a target that needs no QEMU, with how new inputs are made."""
+    from qemuglue.campaign.inputs import engine
 
     if starts_others(words):
         return lambda data: None, {}
-    return text_fuzz.setup(options, atheris)
+    return engine.setup(options, atheris)
 
 
 def settings_of(options: argparse.Namespace) -> Settings:
@@ -206,6 +211,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
         "machine": options.machine, "build": options.build, "seed": options.seed,
         "seconds": options.seconds, "programs": options.programs,
         "out": options.out, "defect": options.defect, "operations": options.operations,
+        "feedback": options.feedback,
         "devices": None if options.device is None or options.settings is None
         else tuple(options.device),
         "qemu_args": None if options.qemu_args is None
@@ -219,10 +225,10 @@ class Harness:
     """Runs one input after another; called by libFuzzer."""
 
     def __init__(
-        self, work: Work, feedback: Feedback, *, keep_going: bool, in_campaign: bool
+        self, work: Work, steering: Steering, *, keep_going: bool, in_campaign: bool
     ) -> None:
         self.work = work
-        self.feedback = feedback
+        self.steering = steering
         self.keep_going = keep_going
         self.in_campaign = in_campaign
 
@@ -232,7 +238,7 @@ class Harness:
             self._end(0)
         try:
             program = work.decode(data)
-            clean = work.perform(program, data)
+            clean = self.steering.perform(program, data)
         except EnvironmentFailure as error:
             # Not a crash file: the input has nothing to do with it.
             self.work.writer.error(str(error), environment=True)
@@ -242,9 +248,6 @@ class Harness:
             if not self.in_campaign:
                 raise
             self._internal(error, data)
-        features = work.explorer.features
-        if features:
-            self.feedback.feed(features)
         if not clean and not self.keep_going:
             found = work.last
             told = f"{found.signature}, recorded in {found.path}" if found else "a known finding"
@@ -256,7 +259,8 @@ class Harness:
 
         work = self.work
         breeder = Breeder(work.settings, work.explorer.layout, work.decode,
-                          lambda data, size: bytes(atheris.Mutate(data, size)), work.drawing)
+                          lambda data, size: bytes(atheris.Mutate(data, size)), work.drawing,
+                          self.steering.hints)
         return {"custom_mutator": breeder.mutate, "custom_crossover": breeder.cross}
 
     def _internal(self, error: Exception, data: bytes) -> NoReturn:

@@ -10,15 +10,15 @@ from pathlib import Path
 from rich.console import Console
 
 from qemuglue.campaign.defects import DEFAULT_DEFECT
-from qemuglue.campaign.feedback import has_atheris
+from qemuglue.campaign.feedback import DEFAULT_FEEDBACK, FEEDBACKS, has_atheris
+from qemuglue.campaign.inputs.campaign import InputSettings, run_campaign
 from qemuglue.campaign.runner import Campaign
 from qemuglue.campaign.settings import DEFAULT_OPERATIONS, ENGINES, MAX_JOBS, Settings
 from qemuglue.campaign.targets import DEFAULT_TARGET, TARGETS, find_target
-from qemuglue.campaign.text.campaign import TextSettings, run_campaign
 from qemuglue.cli.common import add_build, add_json, add_qemu_args, add_seed, print_json, progress
 from qemuglue.errors import UsageError
 from qemuglue.program.verbs import MODES
-from qemuglue.report import text_summary
+from qemuglue.report import input_summary
 from qemuglue.report.summary import document, exit_code, print_summary
 from qemuglue.report.terminal import Terminal
 
@@ -50,6 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--operations", type=int, metavar="N",
         help=f"operations of a program (default: {DEFAULT_OPERATIONS}, more where recipes are "
              "drawn)")
+    add("--feedback", choices=FEEDBACKS, default=DEFAULT_FEEDBACK,
+        help="what of QEMU steers the engine atheris: all (accesses in the transcript, and the "
+             "devices' own trace events), transcript, none (default: %(default)s)")
     add("--mode", choices=MODES,
         help="stopped: the guest's clock stands still; parked: it runs, so that devices' timers "
              "come due (default: the target's own)")
@@ -68,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     if not find_target(args.target).machine:
-        return _run_text(args)
+        return _run_inputs(args)
     settings = settings_of(args)
     if args.engine is None and settings.engine == "random":
         progress("Atheris is not installed: programs are drawn, not bred (--engine random); "
@@ -83,34 +86,35 @@ def run(args: argparse.Namespace) -> int:
     return exit_code(result)
 
 
-def _run_text(args: argparse.Namespace) -> int:
-    """The target that needs no QEMU."""
-    settings = text_settings_of(args)
+def _run_inputs(args: argparse.Namespace) -> int:
+    """A target that needs no QEMU."""
+    settings = input_settings_of(args)
     progress(f"seed {settings.seed}, engine {settings.engine}, {settings.jobs} "
              f"worker{'s' * (settings.jobs != 1)}, folder {settings.out}")
     result = run_campaign(settings, progress, args.corpus)
     if args.json:
-        print_json(text_summary.document(settings, result))
+        print_json(input_summary.document(settings, result))
     else:
-        print("\n".join(text_summary.lines(settings, result)))
-    return text_summary.exit_code(result)
+        print("\n".join(input_summary.lines(settings, result)))
+    return input_summary.exit_code(result)
 
 
-def text_settings_of(args: argparse.Namespace) -> TextSettings:
+def input_settings_of(args: argparse.Namespace) -> InputSettings:
     """The settings of a campaign without a QEMU.
 
     :raise UsageError: they cannot be, or speak of one.
     """
     if args.machine or args.device or args.qemu_args or args.build or args.defect:
-        raise UsageError("the target text needs no QEMU: leave out --machine, --device, "
-                         "--qemu-args, --build and --defect")
+        raise UsageError(f"the target {args.target} needs no QEMU: leave out --machine, "
+                         "--device, --qemu-args, --build and --defect")
     if not 1 <= args.jobs <= MAX_JOBS:
         raise UsageError(f"{args.jobs} jobs; give 1 to {MAX_JOBS}")
     seconds = _seconds(args)
     if not (0 <= seconds < 1e9 and args.programs >= 0):
         raise UsageError("a campaign lasts from 0 to 1e9 seconds, and 0 or more programs")
-    return TextSettings(
-        out=Path(args.out or default_out(args.target, "qemu")), engine=_engine(args),
+    return InputSettings(
+        target=args.target, out=Path(args.out or default_out(args.target, "alone")),
+        engine=_engine(args),
         seed=secrets.randbits(63) if args.seed is None else args.seed, seconds=seconds,
         inputs=args.programs, jobs=args.jobs, until_found=args.until_found,
     )
@@ -146,7 +150,7 @@ def settings_of(args: argparse.Namespace) -> Settings:
         qemu_args=(*base.qemu_args, *args.qemu_args), seconds=seconds, programs=args.programs,
         jobs=args.jobs, engine=engine, out=args.out or default_out(base.target, base.machine),
         defect=args.defect or base.defect, operations=args.operations or base.operations,
-        mode=args.mode or base.mode,
+        mode=args.mode or base.mode, feedback=args.feedback,
     )
 
 

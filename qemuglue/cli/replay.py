@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from qemuglue.campaign.findings import details
+from qemuglue.campaign.inputs.faults import is_input_finding, read_finding
+from qemuglue.campaign.inputs.subject import replay_finding
 from qemuglue.campaign.loading import Loaded, load
 from qemuglue.campaign.settings import Settings, scene
-from qemuglue.campaign.text.target import is_text_finding, read_finding, replay_input
 from qemuglue.cli.common import (
     Exit,
     add_build,
@@ -24,7 +25,7 @@ from qemuglue.cli.common import (
 from qemuglue.errors import BuildError, UsageError
 from qemuglue.program.words import format_operation
 from qemuglue.qemu.builds import Build, find_build
-from qemuglue.report import text_summary
+from qemuglue.report import input_summary
 from qemuglue.witness.judge import Judgement, Kind, Scene, prepare, replay
 from qemuglue.witness.session import Step
 from qemuglue.witness.verdict import Tally, Verdict
@@ -56,8 +57,8 @@ def run(args: argparse.Namespace) -> int:
     documents = []
     worst = Exit.NOTHING_FOUND
     for path in args.file:
-        if is_text_finding(path):
-            document = _replay_text(args, path)
+        if is_input_finding(path):
+            document = _replay_input(args, path)
             documents.append(document)
             if document["kind"] != "none":
                 worst = Exit.FOUND
@@ -73,19 +74,19 @@ def run(args: argparse.Namespace) -> int:
     return worst
 
 
-def _replay_text(args: argparse.Namespace, path: Path) -> dict[str, Any]:
-    """A finding of the target ``text``: no QEMU, only its words."""
+def _replay_input(args: argparse.Namespace, path: Path) -> dict[str, Any]:
+    """A finding of a target without a machine: no QEMU, only bytes."""
     finding = read_finding(path)
-    fault = replay_input(finding.data)
+    fault = replay_finding(finding)
     if not args.json:
-        print(f"{path.name}: {len(finding.data)} bytes of text")
+        print(f"{path.name}: {len(finding.data)} bytes for the target {finding.kind}")
         if fault is None:
             print(f"nothing found; the finding ({finding.signature}) was not seen again")
         else:
             same = fault.signature == finding.signature
             print(f"{fault} ({'the same as recorded' if same else 'recorded: '}"
                   f"{'' if same else finding.signature})")
-    return text_summary.replayed(finding, fault)
+    return input_summary.replayed(finding, fault)
 
 
 def _build(args: argparse.Namespace, loaded: Loaded) -> Build:

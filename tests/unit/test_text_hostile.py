@@ -13,9 +13,9 @@ from random import Random
 
 import pytest
 
+from qemuglue.campaign.inputs.faults import InputFault
 from qemuglue.campaign.text.damage import DAMAGES
-from qemuglue.campaign.text.fuzz import SEEDS
-from qemuglue.campaign.text.target import TextFault, run_input
+from qemuglue.campaign.text.target import SEEDS, SUBJECT
 from qemuglue.errors import ProtocolError, ResourceError
 from qemuglue.mirror import Mirror
 from qemuglue.qemu import events, mtree, qtest
@@ -50,7 +50,7 @@ def test_the_corpus_is_bytes_only_and_small() -> None:
 @pytest.mark.parametrize("part", range(4))
 def test_every_input_of_the_corpus_gives_an_answer(part: int) -> None:
     for path in CORPUS[part::4]:
-        run_input(path.read_bytes())
+        SUBJECT.run(path.read_bytes())
 
 
 @pytest.mark.parametrize("name", DAMAGES)
@@ -58,13 +58,13 @@ def test_every_input_of_the_corpus_gives_an_answer(part: int) -> None:
 def test_every_damage_to_every_parser(seed: bytes, name: str) -> None:
     for number in range(12):
         text = DAMAGES[name](seed[1:], Random(f"{name}/{number}"))
-        run_input(seed[:1] + text)
+        SUBJECT.run(seed[:1] + text)
 
 
 @pytest.mark.parametrize("seed", SEEDS, ids=lambda seed: chr(seed[0]))
 def test_every_truncation_of_every_seed(seed: bytes) -> None:
     for size in range(len(seed)):
-        run_input(seed[:size])
+        SUBJECT.run(seed[:size])
 
 
 FORMS: list[tuple[Callable[[str], object], str]] = [
@@ -376,6 +376,6 @@ def test_a_fault_has_a_signature(monkeypatch: pytest.MonkeyPatch) -> None:
         raise RecursionError("too deep")
 
     monkeypatch.setattr(text_parsers, "parse_tree", broken)
-    with pytest.raises(TextFault) as caught:
-        run_input(b"tx")
+    with pytest.raises(InputFault) as caught:
+        SUBJECT.run(b"tx")
     assert caught.value.signature == "text:tree:RecursionError"

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 
 from qemuglue.campaign.corpus import Corpus
-from qemuglue.campaign.text import fuzz as text_fuzz
-from qemuglue.campaign.text import target as text_target
-from qemuglue.campaign.text.fuzz import SEEDS, Work, explore
-from qemuglue.campaign.text.target import TextFault, read_finding, replay_input, run_input
+from qemuglue.campaign.inputs import subject
+from qemuglue.campaign.inputs.engine import Work, explore
+from qemuglue.campaign.inputs.faults import InputFault, is_input_finding, read_finding
+from qemuglue.campaign.text.target import SEEDS, SUBJECT
 from qemuglue.cli.main import main
 from qemuglue.errors import FindingError
 from qemuglue.qemu import events, mtree, qtest
@@ -28,7 +28,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 def test_every_seed_is_parsed_by_its_own_parser() -> None:
-    reached = [run_input(seed) for seed in SEEDS]
+    reached = [SUBJECT.run(seed) for seed in SEEDS]
     names = {name for name, _, _ in reached}
     assert names == {name for name, _ in text_target_parsers().values()}
     refused = {name for name, what, _ in reached if what == "refused"}
@@ -41,9 +41,9 @@ def text_target_parsers() -> dict[str, tuple[str, Callable[[bytes], str]]]:
 
 
 def test_any_first_byte_means_a_parser() -> None:
-    assert {run_input(bytes([byte]))[0] for byte in range(256)} == {
+    assert {SUBJECT.run(bytes([byte]))[0] for byte in range(256)} == {
         name for name, _ in text_target_parsers().values()}
-    run_input(b"")
+    SUBJECT.run(b"")
 
 
 # --- planted faults -----------------------------------------------------------------------
@@ -114,8 +114,7 @@ def test_a_planted_fault_is_found(
     mtree._view_at.clear()
     with monkeypatch.context() as patch:
         plant(patch)
-        patch.setattr(text_fuzz, "SEEDS", seeds)
-        work = Work(tmp_path)
+        work = Work(replace(SUBJECT, seeds=tuple(seeds)), tmp_path)
         explore(work, Corpus(tmp_path / "corpus"), Random(1),
                 lambda: bool(work.signatures) or work.inputs >= 20_000)
         assert len(work.signatures) == 1, work.inputs
@@ -124,12 +123,12 @@ def test_a_planted_fault_is_found(
         [folder] = (tmp_path / "findings").iterdir()
         finding = read_finding(folder)
         assert finding.signature == found
-        again = replay_input(finding.data)
+        again = SUBJECT.replay(finding.data)
         assert again is not None and again.signature == found
     events._tail.cache_clear()
     mtree._listing.clear()
     mtree._view_at.clear()
-    assert replay_input(finding.data) is None
+    assert SUBJECT.replay(finding.data) is None
 
 
 def test_too_slow_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,10 +141,10 @@ def test_too_slow_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
             except Exception:  # a parser that swallows errors
                 continue
 
-    monkeypatch.setattr(text_target, "SLOW_S", 0.05)
+    monkeypatch.setattr(subject, "SLOW_S", 0.05)
     monkeypatch.setattr(text_parsers, "parse_tree", endless)
-    with pytest.raises(TextFault, match=r"^text:tree:slow: more than 0\.05 s of CPU time$"):
-        run_input(b"tx")
+    with pytest.raises(InputFault, match=r"^text:tree:slow: more than 0\.05 s of CPU time$"):
+        SUBJECT.run(b"tx")
 
 
 # --- as a user has it ---------------------------------------------------------------------
@@ -184,7 +183,7 @@ def test_a_finding_is_replayed(
     data = SEEDS[3].replace(b"size 1", b"size 99999999999")
     with monkeypatch.context() as patch:
         _sizes(patch)
-        work = Work(tmp_path)
+        work = Work(SUBJECT, tmp_path)
         for _ in range(3):
             _, fault = work.run(data)
         assert fault is not None
@@ -218,11 +217,11 @@ def test_as_a_libfuzzer_executable(tmp_path: Path) -> None:
 
 
 def test_the_example_of_the_page_is_a_finding(tmp_path: Path) -> None:
-    page = (Path(text_target.__file__).parents[1] / "FINDING.md").read_text(encoding="utf-8")
+    page = (Path(subject.__file__).parents[1] / "FINDING.md").read_text(encoding="utf-8")
     [example] = re.findall(r"```text\n(.*?)```", page, re.DOTALL)
     folder = tmp_path / "text-0"
     folder.mkdir()
     (folder / "finding.json").write_text(example, encoding="utf-8")
     (folder / "input.bin").write_bytes(SEEDS[0])
-    assert text_target.is_text_finding(folder)
+    assert is_input_finding(folder)
     assert read_finding(folder).signature == "text:events:OverflowError"

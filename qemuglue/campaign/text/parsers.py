@@ -20,6 +20,7 @@ import re
 import socket
 from collections.abc import Callable, Iterable
 
+from qemuglue.campaign.inputs.faults import Fault
 from qemuglue.campaign.text.printing import print_flat, print_tree
 from qemuglue.errors import ProtocolError, QemuFailure
 from qemuglue.mirror import Mirror
@@ -45,14 +46,6 @@ MAX_SENTENCE = 1000
 
 _GREETING = (b'{"QMP": {"version": {"qemu": {"micro": 0, "minor": 0, "major": 9}, '
              b'"package": ""}, "capabilities": []}}\r\n{"return": {}}\r\n')
-
-
-class Fault(Exception):
-    """A parser broke its rule; ``what`` is a word for it."""
-
-    def __init__(self, what: str, message: str) -> None:
-        self.what = what
-        super().__init__(message)
 
 
 def decoded(data: bytes) -> str:

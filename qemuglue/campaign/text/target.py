@@ -5,174 +5,40 @@ It needs no QEMU. Whatever text: a value or a ProtocolError of one sentence, in 
 a memory in proportion; anything else is a finding with the signature
 ``text:PARSER:WHAT``, WHAT being the exception that escaped, the rule that was broken, or
 ``slow``.
-
-A finding has no program; its folder ``findings/text-SHA1`` holds ``input.bin`` (authoritative),
-``finding.json`` and ``traceback.txt``. ``qemuglue replay`` takes the folder.
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import json
-import resource
-import shutil
-import signal
-import tempfile
-import threading
-import time
-import traceback
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from types import FrameType
+from functools import partial
 
-from qemuglue import __version__
-from qemuglue.campaign.text.parsers import Fault, chosen, run_parser
-from qemuglue.errors import FindingError
+from qemuglue.campaign.inputs.subject import Fact, Subject
+from qemuglue.campaign.text.damage import MAX_SIZE, damaged
+from qemuglue.campaign.text.parsers import chosen, run_parser
 
 NAME = "text"
-SCHEMA = 1
 
-#: CPU seconds one input may take. The slowest of 64 KiB, a mirror whose views contradict its
-#: tree, takes two; a loaded host makes it wait, which is not counted.
-SLOW_S = 20.0
-#: Bytes the peak of memory may rise by. 64 KiB of text make at most a few MB of values.
-GREEDY_BYTES = 512 << 20
-#: A finding.json beyond this is not one of ours.
-MAX_JSON = 1 << 20
-
-
-class TextFault(Exception):
-    """An input that shows a fault of a parser; ``signature`` as in a finding."""
-
-    def __init__(self, signature: str, message: str, trace: str) -> None:
-        self.signature = signature
-        self.trace = trace
-        super().__init__(f"{signature}: {message}")
-
-
-class _Slow(BaseException):
-    """The CPU time of an input is used up. Not an Exception: no parser may swallow it."""
+_NODE = b"  0000000000000000-00000000000000ff (prio 0, i/o): "
+_TREE = (b"address-space: memory\n" + _NODE + b"system orphan\n  " + _NODE.replace(b"0ff", b"07f")
+         + b"alias a @b 0000000000000000-000000000000007f\n\nmemory-region: b\n" + _NODE + b"b\n\n")
+_FLAT = (b'FlatView #0\n AS "memory", root: system\n Root memory region: system\n'
+         b"  0000000000000000-000000000000007f (prio 0, i/o): b\n\n")
+#: One input for each parser: enough to begin with where there is no corpus.
+SEEDS = (
+    b"t" + _TREE, b"f" + _FLAT, b"m" + _TREE + b"\x1e" + _FLAT,
+    b"ememory_region_ops_read cpu -1 mr 0x1 addr 0x2 value 0x3 size 1 name 'a'\n",
+    b"eInvalid read at addr 0x82, size 2, region 'edu', reason: invalid size (min:4 max:8)\n",
+    b"q\x01OK 0x00", b"q\x00OK", b"x\x01OK\nOK 0x0000000000000000\n",
+    b'j\0{"return": "text", "id": "__qmp#00000"}\r\n', b"hq35 a board (alias of pc-q35)\n",
+    b"vQEMU emulator version 10.0.2 (Debian 1:10.0.2)\n",
+    b"gHost virtual address for 0x1000 (pc.ram) is 0x7f0000001000\n",
+    b"p\x000000000000001000: 0x00\n", b"d\x7fELF\x02\x01\x01", b"rqg_limit 5\n",
+    b"sERROR:hw/a.c:1:f: assertion failed: (a)\n",
+)
 
 
-@dataclass(frozen=True, slots=True)
-class TextFinding:
-    """A finding as recorded."""
-
-    signature: str
-    message: str
-    data: bytes
-    path: Path
-
-
-def run_input(data: bytes) -> tuple[str, str, str]:
-    """What comes of one input: (parser, "parsed" or "refused", how), a fact for the coverage.
-
-    :raise TextFault: it shows a fault.
-    """
+def _chosen(data: bytes) -> tuple[str, partial[Fact]]:
     name, parse = chosen(data)
-    peak = _peak()
-    try:
-        with _limited(SLOW_S):
-            reached = run_parser(name, parse, data[1:])
-    except _Slow:
-        # Where it was at that moment says little, but it is somewhere to look.
-        raise _fault(name, "slow", f"more than {SLOW_S:g} s of CPU time") from None
-    except Fault as fault:
-        raise _fault(name, fault.what, str(fault)) from None
-    except Exception as error:
-        raise _fault(name, type(error).__name__, str(error)[:500]) from None
-    if _peak() - peak > GREEDY_BYTES:
-        raise _fault(name, "greedy", f"more than {GREEDY_BYTES >> 20} MB of memory")
-    return reached
+    return name, partial(run_parser, name, parse)
 
 
-def _fault(parser: str, what: str, message: str) -> TextFault:
-    return TextFault(f"{NAME}:{parser}:{what}", message, traceback.format_exc())
-
-
-def _peak() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
-
-
-@contextlib.contextmanager
-def _limited(seconds: float) -> Iterator[None]:
-    """Raise _Slow inside after so much CPU time; elsewhere than on the main thread, behind."""
-    if threading.current_thread() is not threading.main_thread():
-        start = time.thread_time()
-        yield
-        if time.thread_time() - start > seconds:
-            raise _Slow
-        return
-    before = signal.signal(signal.SIGVTALRM, _on_alarm)
-    signal.setitimer(signal.ITIMER_VIRTUAL, seconds, 1.0)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-        signal.signal(signal.SIGVTALRM, before)
-
-
-def _on_alarm(number: int, frame: FrameType | None) -> None:
-    raise _Slow
-
-
-# Section: findings
-
-
-def record(folder: Path, data: bytes, fault: TextFault) -> TextFinding:
-    """Record it under ``folder``; twice the same input is once."""
-    folder.mkdir(parents=True, exist_ok=True)
-    target = folder / f"{NAME}-{hashlib.sha1(data, usedforsecurity=False).hexdigest()}"
-    finding = TextFinding(fault.signature, str(fault), data, target)
-    if target.exists():
-        return finding
-    told = {"schema": SCHEMA, "qemuglue": __version__, "kind": NAME,
-            "signature": fault.signature, "message": str(fault)}
-    work = Path(tempfile.mkdtemp(prefix=".making-", dir=folder))
-    try:
-        (work / "input.bin").write_bytes(data)
-        (work / "finding.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
-        (work / "traceback.txt").write_text(fault.trace, encoding="utf-8",
-                                            errors="backslashreplace")
-        work.chmod(0o755)
-        work.rename(target)
-    except OSError:
-        shutil.rmtree(work, ignore_errors=True)
-        if not target.exists():
-            raise
-    return finding
-
-
-def is_text_finding(path: Path) -> bool:
-    """Whether ``path`` is the folder of a finding of this target."""
-    return (path / "input.bin").is_file() and not (path / "program.qg").exists() and (
-        path.name.startswith(f"{NAME}-"))
-
-
-def read_finding(path: Path) -> TextFinding:
-    """Read a finding back; raises FindingError naming what is missing or broken."""
-    try:
-        data = (path / "input.bin").read_bytes()
-        with (path / "finding.json").open("rb") as file:
-            told = json.loads(file.read(MAX_JSON))
-        if told["schema"] != SCHEMA or told["kind"] != NAME:
-            raise ValueError("another kind")
-        return TextFinding(str(told["signature"]), str(told["message"]), data, path)
-    except OSError as error:
-        raise FindingError(f"cannot be read: {error.strerror}", path=str(path)) from None
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise FindingError(
-            "finding.json is not that of a text; `qemuglue-fuzz --target=text` takes its "
-            "input.bin", path=str(path),
-        ) from None
-
-
-def replay_input(data: bytes) -> TextFault | None:
-    """The fault an input shows now, if any."""
-    try:
-        run_input(data)
-    except TextFault as fault:
-        return fault
-    return None
+SUBJECT = Subject(NAME, _chosen, SEEDS, damaged, MAX_SIZE)

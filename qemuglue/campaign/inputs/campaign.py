@@ -1,4 +1,4 @@
-"""A campaign on the target ``text``: workers without a QEMU, one folder, one sum.
+"""A campaign on a target without a machine: workers without a QEMU, one folder, one sum.
 
 The folder holds ``findings/``, ``corpus/`` and ``workers/worker-N.log``, and can be used again:
 the corpus is where the next run begins. Far smaller than ``runner``, whose worlds are machines.
@@ -18,9 +18,9 @@ from pathlib import Path
 
 from qemuglue.campaign.corpus import Corpus
 from qemuglue.campaign.engines import start_engine
+from qemuglue.campaign.inputs.faults import InputFinding, read_finding
+from qemuglue.campaign.inputs.subject import find_subject
 from qemuglue.campaign.status import Lines
-from qemuglue.campaign.text.damage import MAX_SIZE
-from qemuglue.campaign.text.target import TextFinding, read_finding
 from qemuglue.errors import UsageError
 
 #: The loop looks at its workers at least this often, and shows how it goes this often.
@@ -35,9 +35,10 @@ _ENDED_WELL = (0, 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TextSettings:
+class InputSettings:
     """``seconds`` and ``inputs`` limit the run (0: no limit); ``out`` is its folder."""
 
+    target: str
     out: Path
     engine: str
     seed: int
@@ -48,13 +49,13 @@ class TextSettings:
 
 
 @dataclass(slots=True)
-class TextResult:
+class InputResult:
     """What it came to. ``facts`` counts different answers: which parser, parsed or refused and
     with which sentence. ``failed`` says why it could not use its time; "" if it could."""
 
     inputs: int = 0
     facts: set[str] = field(default_factory=set)
-    findings: list[TextFinding] = field(default_factory=list)
+    findings: list[InputFinding] = field(default_factory=list)
     elapsed_s: float = 0.0
     corpus: int = 0
     interrupted: bool = False
@@ -71,14 +72,14 @@ class _Worker:
 
 
 def run_campaign(
-    settings: TextSettings, say: Callable[[str], None], seeds: Sequence[Path] = (),
-) -> TextResult:
+    settings: InputSettings, say: Callable[[str], None], seeds: Sequence[Path] = (),
+) -> InputResult:
     """From the first worker to the last one's end. Run it on the main thread: the kernel watches
     the thread that starts a worker.
 
     :raise UsageError: the folder cannot be used, or a corpus is none.
     """
-    result = TextResult()
+    result = InputResult()
     _make_folder(settings.out, seeds)
     start = time.monotonic()
     with _workers(settings) as workers:
@@ -107,7 +108,7 @@ def _make_folder(out: Path, seeds: Sequence[Path]) -> None:
 
 
 @contextlib.contextmanager
-def _workers(settings: TextSettings) -> Iterator[list[_Worker]]:
+def _workers(settings: InputSettings) -> Iterator[list[_Worker]]:
     started: list[_Worker] = []
     try:
         for index in range(settings.jobs):
@@ -121,15 +122,16 @@ def _workers(settings: TextSettings) -> Iterator[list[_Worker]]:
             os.close(worker.pipe)
 
 
-def _start(settings: TextSettings, index: int) -> _Worker:
+def _start(settings: InputSettings, index: int) -> _Worker:
     ours, theirs = os.pipe()
     share = -(-settings.inputs // settings.jobs)
     command = [sys.executable, "-P", "-m"]
     if settings.engine == "atheris":
         seed = (settings.seed + 7919 * index) % 0x7FFFFFFF + 1
         command += [
-            "qemuglue.campaign.libfuzzer", "--target=text", f"--out={settings.out}",
-            f"--status-fd={theirs}", "--keep-going", f"-seed={seed}", f"-max_len={MAX_SIZE}",
+            "qemuglue.campaign.libfuzzer", f"--target={settings.target}", f"--out={settings.out}",
+            f"--status-fd={theirs}", "--keep-going", f"-seed={seed}",
+            f"-max_len={1 + find_subject(settings.target).max_size}",
             "-len_control=0", "-reload=1", "-timeout=3600", "-report_slow_units=3600",
             "-rss_limit_mb=4096", f"-max_total_time={int(settings.seconds)}",
             f"-runs={share or -1}", f"-artifact_prefix={settings.out}/",
@@ -137,7 +139,8 @@ def _start(settings: TextSettings, index: int) -> _Worker:
         ]
     else:
         command += [
-            "qemuglue.campaign.text.fuzz", f"--out={settings.out}", f"--status-fd={theirs}",
+            "qemuglue.campaign.inputs.engine", f"--target={settings.target}",
+            f"--out={settings.out}", f"--status-fd={theirs}",
             f"--seed={settings.seed}/{index}", f"--seconds={settings.seconds}",
             f"--programs={share}",
         ]
@@ -153,7 +156,7 @@ def _start(settings: TextSettings, index: int) -> _Worker:
 
 
 def _watch(
-    settings: TextSettings, workers: Sequence[_Worker], result: TextResult,
+    settings: InputSettings, workers: Sequence[_Worker], result: InputResult,
     say: Callable[[str], None], start: float,
 ) -> None:
     shown = start
@@ -186,7 +189,7 @@ def _watch(
 
 
 def _take(
-    worker: _Worker, message: dict[str, object], result: TextResult, say: Callable[[str], None],
+    worker: _Worker, message: dict[str, object], result: InputResult, say: Callable[[str], None],
 ) -> None:
     inputs, facts, found = (message.get(name) for name in ("inputs", "facts", "found"))
     if not (isinstance(inputs, int) and isinstance(facts, list) and isinstance(found, list)):
