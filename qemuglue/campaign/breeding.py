@@ -15,6 +15,7 @@ from qemuglue.campaign.drawing import Plain
 from qemuglue.campaign.drawing import wild_weights as wild_weights
 from qemuglue.campaign.settings import Settings
 from qemuglue.program.codec import RECORD_SIZE, encode
+from qemuglue.program.hints import Hints
 from qemuglue.program.layout import Layout
 from qemuglue.program.mutate import MutateOptions, Mutator, crossover
 from qemuglue.program.operation import Program
@@ -37,6 +38,7 @@ class Breeder:
     def __init__(
         self, settings: Settings, layout: Layout, decode: Callable[[bytes], Program],
         mutate_bytes: MutateBytes, drawing: Wild | None = None,
+        hints: Hints | None = None,
     ) -> None:
         self._settings = settings
         self._layout = layout
@@ -44,7 +46,7 @@ class Breeder:
         self._mutate_bytes = mutate_bytes
         self._drawing: Wild = drawing or Plain(layout)
         self._mutator = Mutator(layout, MutateOptions(max_ops=settings.operations),
-                                self._drawing)
+                                self._drawing, hints)
 
     def mutate(self, data: bytes, max_size: int, seed: int) -> bytes:
         """A new input of at most ``max_size`` bytes."""

@@ -89,6 +89,8 @@ class Explorer:
         self.on_finding = on_finding
         #: Whether the whole map is compared after each program.
         self.compare_maps = compare_maps
+        #: Called with each QEMU that programs will run in, right after its start.
+        self.on_session: Callable[[Session], None] | None = None
         self.progress = Progress()
         #: What the last program reached: hashable facts, for the coverage feedback.
         self.features: set[object] | None = set() if want_features else None
@@ -124,6 +126,8 @@ class Explorer:
             if session.missing_contracts():
                 self._learn(session)
                 return self.session()
+            if self.on_session is not None:
+                self.on_session(session)
         return self._session
 
     def _learn(self, session: Session) -> None:

@@ -12,11 +12,20 @@ so it is looked up at each call; the last counter reserved never counts, so ther
 from __future__ import annotations
 
 import zlib
-from collections.abc import Collection, Iterable
+from collections import Counter
+from collections.abc import Collection, Hashable, Iterable, Set
 from types import ModuleType
+from typing import TypeVar
+
+#: What steers: accesses and refusals of the transcript with the trace events of the devices; the
+#: transcript alone; neither (Python's branches still do).
+FEEDBACKS = ("all", "transcript", "none")
+DEFAULT_FEEDBACK = "all"
 
 #: Facts seen on q35 in an hour are in the thousands; two that share a counter cost little.
-COUNTERS = 8192
+COUNTERS = 1 << 15
+
+_Fact = TypeVar("_Fact", bound=Hashable)
 
 #: Cached hashes; beyond this the facts are garbage and the cache starts anew.
 MAX_CACHED = 1 << 18
@@ -59,6 +68,77 @@ class Feedback:
             if counter is None:
                 counter = known[feature] = ids[shape_id(feature) % len(ids)]
             trace(counter)
+
+
+#: One in so many programs that reached something new is run twice. Noise belongs to its source
+#: (an event, a register), so a sample finds it, and executions are what a campaign is short of.
+SAMPLE = 16
+#: A source is judged after so many facts that a second run could have shown again.
+TRIALS = 6
+#: It is noise when fewer than this share of them were there again.
+STABLE = 0.5
+
+
+class Stability:
+    """Which sources of facts are the programs' own doing, and which come and go by themselves.
+
+    libFuzzer keeps an input for what it reached; kept for a timer's or a thread's doing, it is
+    noise to breed from. So now and then a program is run twice, and an event or a register whose
+    facts do not come again is not counted any more. A fact that needs a state which the first run
+    used up does not come again either: hence a share, not a single failure.
+    """
+
+    def __init__(self) -> None:
+        self._tried: set[Hashable] = set()
+        self._new = 0
+        self._again: Counter[Hashable] = Counter()
+        self._gone: Counter[Hashable] = Counter()
+        #: Sources whose facts do not count.
+        self.noise: set[Hashable] = set()
+        self.reruns = 0
+
+    def wants(self, facts: Set[Hashable]) -> bool:
+        """Whether to run the program once more: one in :data:`SAMPLE` of those that reached
+        something new."""
+        fresh = facts - self._tried
+        if not fresh:
+            return False
+        if len(self._tried) > MAX_CACHED:
+            self._tried.clear()
+        self._tried |= fresh
+        self._new += 1
+        return self._new % SAMPLE == 0
+
+    def compare(self, first: Set[Hashable], second: Set[Hashable]) -> None:
+        """Learn from two runs of one program."""
+        self.reruns += 1
+        for fact in first:
+            source = source_of(fact)
+            if source is None:
+                continue
+            (self._again if fact in second else self._gone)[source] += 1
+            again, gone = self._again[source], self._gone[source]
+            if again + gone >= TRIALS:
+                if again < STABLE * (again + gone):
+                    self.noise.add(source)
+                else:
+                    self.noise.discard(source)
+
+    def trusted(self, facts: Set[_Fact]) -> set[_Fact]:
+        """The facts whose source is not noise."""
+        if not self.noise:
+            return set(facts)
+        return {fact for fact in facts if source_of(fact) not in self.noise}
+
+
+def source_of(fact: object) -> Hashable | None:
+    """Where a fact of ``reach`` comes from: a trace event by name, a register that was read.
+    None for what only the program decides: writes, refusals, the lock step's shapes."""
+    if not isinstance(fact, tuple) or len(fact) < 2:
+        return None
+    if fact[0] in ("event", "shape"):
+        return "event", str(fact[1]).partition(" ")[0]
+    return fact[:3] if fact[0] == "read" else None
 
 
 def _atheris() -> ModuleType | None:

@@ -17,6 +17,7 @@ from typing import Any
 
 from qemuglue.campaign.devices import MASTERS, check, choose, with_id
 from qemuglue.campaign.faults import Fault
+from qemuglue.campaign.feedback import DEFAULT_FEEDBACK, FEEDBACKS
 from qemuglue.campaign.planted import PLANTED
 from qemuglue.campaign.starting import start_machine
 from qemuglue.campaign.targets import DEFAULT_TARGET, find_target
@@ -54,7 +55,8 @@ class Settings:
     """``machine`` is ``TARGET/NAME``; ``devices`` are values of ``-device``; ``qemu_args`` words
     behind them. ``build`` is what ``find_build`` takes ("" is the default build); ``seconds``
     and ``programs`` limit the run (0: no limit); ``operations`` is the length of a program.
-    ``out`` is the campaign's folder. ``ram_id`` is filled in by :func:`resolve`."""
+    ``out`` is the campaign's folder. ``feedback`` says what of QEMU steers the Atheris engine
+    (``feedback.FEEDBACKS``). ``ram_id`` is filled in by :func:`resolve`."""
 
     target: str = DEFAULT_TARGET
     machine: str = "x86_64/q35"
@@ -73,6 +75,7 @@ class Settings:
     ram_id: str = ""
     mode: str = "stopped"
     setup: str = "pci"
+    feedback: str = DEFAULT_FEEDBACK
 
     def __post_init__(self) -> None:
         find_target(self.target)
@@ -80,7 +83,7 @@ class Settings:
         parse_size(self.ram)
         for name, value, known in (
             ("engine", self.engine, ENGINES), ("mode", self.mode, MODES),
-            ("set-up", self.setup, SETUPS),
+            ("set-up", self.setup, SETUPS), ("feedback", self.feedback, FEEDBACKS),
         ):
             if value not in known:
                 given = ", ".join(word for word in known if word)
@@ -166,6 +169,7 @@ class Settings:
             if data["schema"] != SCHEMA:
                 raise UsageError(f"settings of schema {data['schema']}, not {SCHEMA}")
             values: dict[str, Any] = {}
+            data = {"feedback": DEFAULT_FEEDBACK, **data}  # a campaign of before there was one
             for name, kind in NAMES.items():
                 value = data[name]
                 if kind is tuple:

@@ -7,17 +7,19 @@ and tools that hold programs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import accumulate
 from random import Random
 from types import MappingProxyType
 from typing import Protocol
 
 from qemuglue.program.generate import DEFAULT_WEIGHTS, Generator, Weights
+from qemuglue.program.hinted import HINTED, Hinted, near
+from qemuglue.program.hints import Hints
 from qemuglue.program.layout import Layout
-from qemuglue.program.operation import Operation, Program, recast
-from qemuglue.program.values import SPECIAL
+from qemuglue.program.operation import Operation, Place, Program, recast
 from qemuglue.program.verbs import ADDRESS_MASK, IO, MAX_LENGTH, PORT_MAX, VERBS, Kind
 
 #: Operations a mutated program keeps at most, unless the caller says otherwise.
@@ -27,7 +29,7 @@ MAX_STRETCH = 8
 
 _WEIGHTS = MappingProxyType({
     "insert": 4.0, "delete": 3.0, "duplicate": 2.0, "swap": 2.0, "place": 3.0, "verb": 2.0,
-    "value": 4.0, "size": 2.0, "nudge": 4.0,
+    "value": 4.0, "size": 2.0, "nudge": 4.0, "move": 2.0, "retarget": 1.0,
 })
 
 #: The verbs an operation may turn into: the others of its space.
@@ -47,6 +49,8 @@ class MutateOptions:
     more: float = 0.5
     #: What inserted operations and new places are drawn with.
     generate: Weights = DEFAULT_WEIGHTS
+    #: Weight of all hinted mutations (``hinted``) against all others, where there are hints.
+    hinted: float = 1.0
 
 
 class Draws(Protocol):
@@ -72,33 +76,66 @@ def crossover(
 ) -> Program:
     """A stretch of ``second`` in place of a stretch of ``first``, at most ``max_ops`` long.
 
-    Machine, args, mode and setup are the first's.
+    Half of the time both are cut at operations on the same region, if there is one that both
+    have: what one program did to a device then meets what the other does to it. Machine, args,
+    mode and setup are the first's.
     """
     mine, other = first.operations, second.operations
+    joint = _joint(rng, mine, other) if rng.getrandbits(1) else None
+    if joint is not None:
+        at, to = joint
+        stop = rng.randint(to, min(len(other), to + max_ops))
+        operations = mine[:at + 1] + other[to:stop] + mine[at + 1:]
+        return first.replace(operations=operations[:max_ops]).validate()
     low, high = sorted(rng.randint(0, len(mine)) for _ in range(2))
     start, stop = sorted(rng.randint(0, len(other)) for _ in range(2))
     operations = mine[:low] + other[start:stop] + mine[high:]
     return first.replace(operations=operations[:max_ops]).validate()
 
 
+def _joint(
+    rng: Random, mine: Sequence[Operation], other: Sequence[Operation]
+) -> tuple[int, int] | None:
+    """Where both programs touch the same region, at random."""
+    there: dict[str, list[int]] = {}
+    for at, op in enumerate(other):
+        if op.place is not None and op.place.region is not None:
+            there.setdefault(op.place.region, []).append(at)
+    both = [(at, op.place.region) for at, op in enumerate(mine)
+            if op.place is not None and op.place.region in there]
+    if not both:
+        return None
+    at, region = rng.choice(both)
+    return at, rng.choice(there[region or ""])
+
+
 class Mutator:
     """Options worked out for one layout; make it once, mutate many times. Inserted operations
-    and new places are drawn from ``drawer`` if there is one."""
+    and new places are drawn from ``drawer`` if there is one. With ``hints`` some mutations are
+    what a driver would do with a register that showed something new."""
 
     def __init__(
         self, layout: Layout, options: MutateOptions = DEFAULT_OPTIONS,
-        drawer: Draws | None = None,
+        drawer: Draws | None = None, hints: Hints | None = None,
     ) -> None:
         self.layout = layout
         self.options = options
+        self._hints = hints
         self._generator: Draws = drawer or Generator(layout, options.generate)
         table: dict[str, Callable[[Random, _Ops], None]] = {
             "insert": self._insert, "delete": self._delete, "duplicate": self._duplicate,
             "swap": self._swap, "place": self._place, "verb": self._verb, "value": self._value,
-            "size": self._size, "nudge": self._nudge,
+            "size": self._size, "nudge": self._nudge, "move": self._move,
+            "retarget": self._retarget,
         }
         self._steps = [table[name] for name in options.weights]
-        self._sums = list(accumulate(options.weights.values()))
+        weights = list(options.weights.values())
+        if hints is not None:
+            share = options.hinted * sum(weights) / sum(weight for _, weight in HINTED.values())
+            for hinted, weight in HINTED.values():
+                self._steps.append(partial(_with_hints, hinted, hints))
+                weights.append(weight * share)
+        self._sums = list(accumulate(weights))
 
     def mutate(self, rng: Random, program: Program) -> Program:
         """As the function of the same name."""
@@ -121,6 +158,29 @@ class Mutator:
     def _duplicate(self, rng: Random, ops: _Ops) -> None:
         at, to = rng.randrange(len(ops)), rng.randint(0, len(ops))
         ops[to:to] = ops[at:at + rng.randint(1, MAX_STRETCH)]
+
+    def _move(self, rng: Random, ops: _Ops) -> None:
+        """A stretch to another place: what came before now comes after."""
+        at = rng.randrange(len(ops))
+        stretch = ops[at:at + rng.randint(1, MAX_STRETCH)]
+        del ops[at:at + len(stretch)]
+        to = rng.randint(0, len(ops))
+        ops[to:to] = stretch
+
+    def _retarget(self, rng: Random, ops: _Ops) -> None:
+        """What a stretch does to one region is done to another of the program, at the same
+        offsets: the second of two like devices, the same registers by port and by memory."""
+        at = rng.randrange(len(ops))
+        found, giver = ops[at].place, rng.choice(ops)
+        to = giver.place
+        if (found is None or to is None or found.region is None or to.region is None
+                or found.region == to.region or giver.info.space != ops[at].info.space):
+            return
+        for index in range(at, min(len(ops), at + MAX_STRETCH)):
+            op = ops[index]
+            if op.place is not None and op.place.region == found.region:
+                place = Place(to.region, to.index, op.place.offset, to.space)
+                ops[index] = Operation(op.verb, place, op.size, op.value, op.data)
 
     def _swap(self, rng: Random, ops: _Ops) -> None:
         a, b = rng.randrange(len(ops)), rng.randrange(len(ops))
@@ -147,11 +207,11 @@ class Mutator:
         op = ops[at]
         if op.data:
             number = int.from_bytes(op.data, "little")
-            data = _other(rng, number, op.size).to_bytes(op.size, "little")
+            data = near(rng, number, op.size).to_bytes(op.size, "little")
             ops[at] = Operation(op.verb, op.place, op.size, 0, data)
         elif op.info.is_write:
             size = 1 if op.info.kind is Kind.FILL else op.size
-            ops[at] = Operation(op.verb, op.place, op.size, _other(rng, op.value, size))
+            ops[at] = Operation(op.verb, op.place, op.size, near(rng, op.value, size))
 
     def _size(self, rng: Random, ops: _Ops) -> None:
         """Another length for a byte string; another width for a sized verb."""
@@ -187,17 +247,5 @@ class Mutator:
         ops[at] = Operation(op.verb, place, op.size, op.value, op.data)
 
 
-def _other(rng: Random, value: int, size: int) -> int:
-    """A value near ``value`` or a telling one, ``size`` bytes wide."""
-    draw = rng.getrandbits(3)
-    if draw < 3:
-        value ^= 1 << rng.randrange(8 * size)
-    elif draw < 5:
-        value += rng.choice((-1, 1, -4, 4))
-    elif draw < 6:
-        value = rng.choice(SPECIAL)
-    elif draw < 7:
-        value = rng.getrandbits(8 * size)
-    else:
-        value = ~value
-    return value & ((1 << 8 * size) - 1)
+def _with_hints(hinted: Hinted, hints: Hints, rng: Random, ops: _Ops) -> None:
+    hinted(rng, ops, hints)

@@ -98,6 +98,9 @@ class Transcript:
         self.fd = os.memfd_create("qemuglue-transcript", os.MFD_CLOEXEC)
         #: For planted faults (``campaign.faults``): what is read comes through it.
         self.tap: Callable[[bytes], bytes] | None = None
+        #: For coverage feedback (``campaign.reach``): hears what is read, gives back what is
+        #: left to be judged.
+        self.listener: Callable[[bytes], bytes] | None = None
         self._offset = 0
         self._released = 0
 
@@ -143,7 +146,9 @@ class Transcript:
         if not final and text[-1:] != b"\n":
             text = text[:text.rfind(b"\n") + 1]
         self._advance(len(text))
-        return text if self.tap is None else self.tap(text)
+        if self.tap is not None:
+            text = self.tap(text)
+        return text if self.listener is None else self.listener(text)
 
     def wait_for(self, sign: bytes | Callable[[bytes], bool], *, timeout_s: float) -> bytes:
         """Like :meth:`read_new`, once the whole lines not handed out yet hold ``sign``.
