@@ -6,7 +6,7 @@ show: it stands in for QEMU where a test wants many random accesses and no proce
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from random import Random
 
 from qemuglue.memory import (
@@ -70,6 +70,35 @@ def remapped() -> Event:
 
 def message(text: str = "hpet: something") -> Event:
     return Event(Kind.OTHER, -1, 0, 0, 0, 0, None, None, text)
+
+
+_WORDS = {
+    Kind.READ: "memory_region_ops_read", Kind.WRITE: "memory_region_ops_write",
+    Kind.RAM_DEVICE_READ: "memory_region_ram_device_read",
+    Kind.RAM_DEVICE_WRITE: "memory_region_ram_device_write",
+    Kind.INVALID_READ: "Invalid read", Kind.INVALID_WRITE: "Invalid write",
+}
+
+
+def written(events: Iterable[Event]) -> bytes:
+    """The text that QEMU writes for these events."""
+    return b"".join(b"%s\n" % _line(event).encode() for event in events)
+
+
+def _line(event: Event) -> str:
+    if event.kind is Kind.OTHER:
+        return event.text
+    if event.kind is Kind.FLATVIEW_NEW:
+        return f"flatview_new {event.address:#x} (root {event.mr:#x})"
+    word, name = _WORDS[event.kind], event.name or ""
+    if event.kind in (Kind.INVALID_READ, Kind.INVALID_WRITE):
+        reason, low, high = event.refusal or (Reason.REJECTED, 0, 0)
+        limits = f" (min:{low} max:{high})" if reason is Reason.INVALID_SIZE else ""
+        return (f"{word} at addr 0x{event.address:X}, size {event.size}, "
+                f"region '{event.name or '(null)'}', reason: {reason.value}{limits}")
+    tail = f" name '{name}'" if event.kind in (Kind.READ, Kind.WRITE) else ""
+    return (f"{word} cpu {event.cpu} mr {event.mr:#x} addr {event.address:#x} "
+            f"value {event.value:#x} size {event.size}{tail}")
 
 
 def space_of(

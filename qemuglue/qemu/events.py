@@ -20,8 +20,9 @@ from __future__ import annotations
 
 import enum
 import re
+from collections.abc import Sequence
 from functools import lru_cache, partial
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, overload
 
 from qemuglue.errors import ProtocolError
 from qemuglue.memory.contract import Reason
@@ -131,6 +132,8 @@ QEMU that invents names makes parsing slower, and larger by 40 MB at most."""
 MAX_LINES: Final = 2_000_000
 """Lines parsed at once; an event takes 200 bytes. The largest batch has some 100,000, and the
 transcript's own limit (UNREAD_LIMIT_BYTES) is 1.5 million of the usual length."""
+_MAX_AHEAD: Final = 64
+"""Lines parsed at a time where all are asked for; more of them are hardly cheaper."""
 _SLICE_BYTES: Final = 1 << 20
 """Text cut into lines at once: the pieces take several times its size."""
 
@@ -186,8 +189,7 @@ def parse(chunk: bytes) -> list[Event]:
     than MAX_LINES lines.
     """
     if chunk.count(b"\n") > MAX_LINES:
-        raise ProtocolError(f"line {MAX_LINES + 1}: more than {MAX_LINES} lines at once",
-                            channel="transcript")
+        raise _too_many()
     if chunk and chunk[-1] != 0x0A:
         chunk += b"\n"
     out: list[Event] = []
@@ -202,6 +204,67 @@ def parse(chunk: bytes) -> list[Event]:
             _lines(chunk if stop - start == len(chunk) else chunk[start:stop], out)
         start = stop
     return out
+
+
+def _too_many() -> ProtocolError:
+    return ProtocolError(f"line {MAX_LINES + 1}: more than {MAX_LINES} lines at once",
+                         channel="transcript")
+
+
+class Lines(Sequence[Event]):
+    """The events of a chunk of whole lines as :func:`parse` gives them, each made when it is
+    asked for. Whoever knows what a line must say compares ``text[i]`` with it instead.
+
+    ``text[i]`` is the line of event ``i`` without its newline, and one more ``b""`` behind the
+    last. A line that holds several events (text without a newline in front of a record) counts
+    as one until it is asked for; then ``text`` and the length grow, and all its places in
+    ``text`` hold ``b""``, which is no record. So an index is good for what lies at or before it.
+    """
+
+    __slots__ = ("_ahead", "_events", "_parsed", "tells_of_map", "text")
+
+    def __init__(self, chunk: bytes) -> None:
+        self.text = chunk.split(b"\n")
+        if self.text[-1]:
+            self.text.append(b"")
+        if len(self.text) > MAX_LINES + 1:
+            raise _too_many()
+        #: Whether a FLATVIEW_NEW may be among them.
+        self.tells_of_map = b"flatview_new " in chunk
+        self._events: list[Event | None] = [None] * (len(self.text) - 1)
+        self._parsed = self._ahead = 0
+
+    def __len__(self) -> int:
+        return len(self._events)
+
+    @overload
+    def __getitem__(self, index: int) -> Event: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Event]: ...
+
+    def __getitem__(self, index: int | slice) -> Event | list[Event]:
+        if isinstance(index, slice):
+            return list(self)[index]
+        event = self._events[index]
+        return event if event is not None else self._parse(index % len(self._events))
+
+    def _parse(self, index: int) -> Event:
+        """One line, or several where one was asked for after the other."""
+        self._ahead = min(2 * self._ahead, _MAX_AHEAD) if index == self._parsed else 1
+        stop = index + 1
+        limit = min(index + self._ahead, len(self._events))
+        while stop < limit and self._events[stop] is None:
+            stop += 1
+        found = parse(b"\n".join(self.text[index:stop]) + b"\n")
+        if len(found) != stop - index:
+            stop = index + 1
+            found = parse(self.text[index] + b"\n")
+            if len(found) > 1:
+                self.text[index:stop] = [b""] * len(found)
+        self._events[index:stop] = found
+        self._parsed = index + len(found)
+        return found[0]
 
 
 def _lines(chunk: bytes, out: list[Event]) -> None:

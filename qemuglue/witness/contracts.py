@@ -84,7 +84,7 @@ class Veto:
     ``on_learnt`` is told. ``refused_next`` says None where there is no evidence to learn from.
     """
 
-    __slots__ = ("_facts", "_learned", "_on_learnt", "_refused_next", "_vetoing")
+    __slots__ = ("_facts", "_learned", "_on_learnt", "_refused_next", "vetoing")
 
     def __init__(
         self, learned: Learned, refused_next: Callable[[int, int, bool], bool | None],
@@ -92,28 +92,29 @@ class Veto:
     ) -> None:
         self._learned = learned
         self._facts = learned.accepts
-        self._vetoing = learned.has_veto
+        #: Whether the device was ever seen to refuse by its own rule.
+        self.vetoing = learned.has_veto
         self._refused_next = refused_next
         self._on_learnt = on_learnt
 
-    @property
-    def vetoing(self) -> bool:
-        """Whether the device was ever seen to refuse by its own rule."""
-        return self._vetoing
+    def known(self, offset: int, size: int, is_write: bool) -> bool | None:
+        """The frozen fact about just this access, if there is one."""
+        fact = self._facts.get((offset, size, is_write))
+        return self._learned.told(offset, size, is_write) if fact is None else fact
 
     def __call__(self, offset: int, size: int, is_write: bool) -> bool:
         key = (offset, size, is_write)
         fact = self._facts.get(key)
-        if fact is None and self._vetoing:
+        if fact is None and self.vetoing:
             fact = self._learned.told(offset, size, is_write)
         if fact is not None:
             return fact
         refused = self._refused_next(offset, size, is_write)
-        guess = self._learned.guess(offset, size, is_write) if self._vetoing else None
+        guess = self._learned.guess(offset, size, is_write) if self.vetoing else None
         if refused is None:
             return guess is not False
-        if refused or self._vetoing:
-            self._vetoing = True
+        if refused or self.vetoing:
+            self.vetoing = True
             self._facts[key] = not refused
             if guess is not (not refused):
                 self._on_learnt()

@@ -15,16 +15,15 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
-from itertools import islice
 
 from qemuglue.memory.attrs import OK, MemTxAttrs
 from qemuglue.memory.contract import Reason
 from qemuglue.memory.flatview import UNASSIGNED
 from qemuglue.memory.region import MAX_SIZE, MemoryRegion, RegionKind
 from qemuglue.memory.rules import Rules
-from qemuglue.qemu.events import Event, describe
+from qemuglue.qemu.events import Event, Lines, describe
 from qemuglue.qemu.events import Kind as EventKind
 from qemuglue.witness.dma import BITBAND, Following, forwards
 
@@ -82,7 +81,10 @@ class Evidence:
     """A cursor over the events of one batch; serves the model as ops and observer."""
 
     def __init__(self) -> None:
-        self.events: list[Event] = []
+        self.events: Sequence[Event] = ()
+        #: Their lines as QEMU wrote them, and ``b""`` behind the last; ``b""`` where that is not
+        #: known.
+        self.text: list[bytes] = [b""]
         self.pos = 0
         self.mismatch: Mismatch | None = None
         #: Set once the map changed inside this batch: what follows ran on another map.
@@ -94,8 +96,6 @@ class Evidence:
         #: Regions of the operation at hand; the slow judge allows extra events elsewhere.
         self.targets: Container[str] = ()
         #: The region whose device was called last: what comes unasked for is its doing.
-        self.last_name = ""
-        self._last_forwards = False
         self._last_region = UNASSIGNED
         #: The bytes of the operation at hand: a refusal of unassigned memory inside is its own.
         self.op_addr = 0
@@ -123,17 +123,26 @@ class Evidence:
         #: A region whose place was taken by a namesake: events come from another pointer
         #: than before, after the map changed. Its contract is not known any more.
         self.replaced: MemoryRegion | None = None
+        #: Counts whenever a pointer known ceases to be.
+        self.epoch = 0
+        #: Whether the batch at hand may hold changes of the map.
+        self.may_remap = False
         self._map = 0
-        self._may_remap = False
         self._passed: list[str] = []
         self._bound: dict[int, MemoryRegion] = {}
         self._pointers: dict[MemoryRegion, tuple[int, int]] = {}
         self._base: dict[MemoryRegion, int] = {}
 
+    @property
+    def last_name(self) -> str:
+        """Name of the region whose device was called last, "" if none was in this batch."""
+        return self._last_region.name
+
     # -- life cycle --------------------------------------------------------------------------
 
     def new_process(self) -> None:
         """Pointers of another process mean nothing."""
+        self.epoch += 1
         self._bound.clear()
         self._pointers.clear()
         self._base.clear()
@@ -145,21 +154,28 @@ class Evidence:
 
     def forget(self, region: MemoryRegion) -> None:
         """The region is another one now."""
+        self.epoch += 1
         pointer, _ = self._pointers.pop(region)
         del self._bound[pointer]
 
-    def load(self, events: list[Event]) -> None:
-        """Start on the events of the next batch."""
-        self.events = events
-        self._may_remap = any(event[0] is _TOPOLOGY for event in events)
+    def load(self, events: Sequence[Event]) -> None:
+        """Start on the events of the next batch. As ``Lines`` they are compared faster."""
+        self._hold(events)
         self.pos = 0
         self.mismatch = None
         self.topology = False
         self.bits.clear()
         self.stored.clear()
-        self.last_name = ""  # whoever was called last has had its time: a kick ends its batch
-        self._last_forwards = False
-        self._last_region = UNASSIGNED
+        self._last_region = UNASSIGNED  # whoever was called last has had its time
+
+    def _hold(self, events: Sequence[Event]) -> None:
+        self.events = events
+        if isinstance(events, Lines):
+            self.text = events.text
+            self.may_remap = events.tells_of_map
+        else:
+            self.text = [b""] * (len(events) + 1)
+            self.may_remap = any(event[0] is _TOPOLOGY for event in events)
 
     # -- the model's side ----------------------------------------------------------------------
 
@@ -208,7 +224,8 @@ class Evidence:
         else's (a device may act on others before it is known to)."""
         if self.mismatch is not None:
             return None
-        for event in islice(self.events, self.pos, None):
+        for at in range(self.pos, len(self.events)):
+            event = self.events[at]
             if self._is_refusal(event, region, offset, size, is_write, Reason.REJECTED):
                 return True
             passing = event.kind is _OTHER or event.kind is _TOPOLOGY
@@ -218,41 +235,31 @@ class Evidence:
 
     # -- the fast road: one event, exactly ---------------------------------------------------
 
-    def is_next_read(self, region: MemoryRegion, addr: int, size: int) -> int | None:
-        """The value, if the next event is this read of a region met before."""
-        if self.pos < len(self.events):
-            kind, _, pointer, address, value, length, *_rest = self.events[self.pos]
-            if (
-                kind is _READ and address == addr & MASK64 and length == size
-                and self._bound.get(pointer) is region
-            ):
-                return value
-        return None
-
-    def is_next_write(self, region: MemoryRegion, addr: int, size: int, value: int) -> bool:
-        """Whether the next event is this write to a region met before."""
+    def is_next(
+        self, region: MemoryRegion, offset: int, size: int, is_write: bool, value: int
+    ) -> bool:
+        """Whether the next event is this call of a region met before."""
         if self.pos >= len(self.events):
             return False
-        kind, _, pointer, address, written, length, *_rest = self.events[self.pos]
+        kind, _, pointer, address, moved, length, *_rest = self.events[self.pos]
         return (
-            kind is _WRITE and address == addr & MASK64 and length == size
-            and written == value and self._bound.get(pointer) is region
+            kind is (_WRITE if is_write else _READ) and length == size and moved == value
+            and address == (region.absolute() + offset) & MASK64
+            and self._bound.get(pointer) is region
         )
 
-    def is_next_refusal(
-        self, region: MemoryRegion, offset: int, size: int, is_write: bool
-    ) -> bool:
-        """Whether the next event is the rejection of just this access."""
-        return self.pos < len(self.events) and self._is_refusal(
-            self.events[self.pos], region, offset, size, is_write, Reason.REJECTED
-        )
+    def pointer(self, region: MemoryRegion) -> int | None:
+        """What QEMU's texts call the region by; None if it was not met yet."""
+        known = self._pointers.get(region)
+        return None if known is None else known[0]
 
-    def step_on(self, region: MemoryRegion, *, refused: bool) -> None:
-        """Consume the event just looked at; has it changed the map?"""
-        self.pos += 1
-        if not refused:
-            self._called(region)
-        if self._may_remap:
+    def step_to(self, pos: int, called: MemoryRegion | None) -> None:
+        """Consume what was just looked at, which called that region's device or was refused;
+        has it changed the map?"""
+        self.pos = pos
+        if called is not None:
+            self._last_region = called
+        if self.may_remap:
             self.settle()
 
     # -- around an operation -------------------------------------------------------------------
@@ -275,12 +282,10 @@ class Evidence:
             if not self._pass_by(self.events[self.pos]):
                 self.mismatch = Mismatch(None, self.events[self.pos])
 
-    def append(self, events: list[Event]) -> None:
+    def append(self, events: Sequence[Event]) -> None:
         """More events of the same batch."""
-        del self.events[: self.pos]
+        self._hold([*self.events[self.pos :], *events])
         self.pos = 0
-        self.events.extend(events)
-        self._may_remap = self._may_remap or any(event[0] is _TOPOLOGY for event in events)
 
     # -- inside ----------------------------------------------------------------------------------
 
@@ -319,7 +324,7 @@ class Evidence:
                 return event
             if not self._pass_by(event, forwarder=forwards(region)):
                 break
-        if is_write and EVENTFD_REGIONS.fullmatch(region.name):
+        if is_write and EVENTFD_REGIONS.fullmatch(region.name) and not self._followed(region):
             # What was stepped over in search of it belongs to what comes next.
             self.pos = start
             self.sides.subtract(self._passed)
@@ -331,10 +336,14 @@ class Evidence:
         self._miss(Expected(region, offset, size, is_write, value))
         return None
 
+    def _followed(self, region: MemoryRegion) -> bool:
+        """Whether the region's device is decoded, so that its ioeventfds are known."""
+        following = self.following
+        return following is not None and (
+            following.of(region) is not None and not following.is_lost(region))
+
     def _called(self, region: MemoryRegion) -> None:
         """What comes unasked for from here on is this device's doing."""
-        self.last_name = region.name
-        self._last_forwards = forwards(region)
         self._last_region = region
 
     def _binds(self, event: Event, region: MemoryRegion) -> bool:
@@ -412,7 +421,7 @@ class Evidence:
 
     def _is_side(self, event: Event) -> bool:
         name = event.name or ""
-        if self._last_forwards:
+        if forwards(self._last_region):
             return True
         if self.following is not None and self.following.is_lost(self._last_region):
             return True  # its DMA is not followed any more

@@ -1,9 +1,9 @@
 """Judging one batch: what QEMU replied and logged, against the model, operation by operation.
 
-Two roads to the same rules. The *fast* one serves a sized access inside one section: RAM is a
-slice of the model's bytes; a device access that is one call is compared with the next event of
-the transcript by a plan that the rules made once for the region. Whatever does not fit a plan
-takes the *general* road: the model performs the operation, its devices answering from the
+Two roads to the same rules. The *fast* one (``fastroad``) serves an access inside one section:
+RAM is a slice of the model's bytes; the lines that an access to a device owes to the transcript
+are compared as text, in a form that the rules made once (``plan``, ``forms``). Whatever does not
+fit takes the *general* road: the model performs the operation, its devices answering from the
 transcript (``evidence``), and only that road ever finds fault.
 """
 
@@ -22,15 +22,13 @@ from qemuglue.qemu.events import Kind as EventKind
 from qemuglue.witness.contracts import Learned, with_endian
 from qemuglue.witness.evidence import Expected
 from qemuglue.witness.face import (
-    OK_REPLY,
     PORT_READS,
     PORT_WRITES,
     SIZED_READS,
-    SIZED_WRITES,
     Outcome,
 )
 from qemuglue.witness.fastmap import FastMap
-from qemuglue.witness.ram import PAGE_BITS
+from qemuglue.witness.fastroad import PORT_ROOT_SIZE, FastRoad
 from qemuglue.witness.session import Session, Step
 from qemuglue.witness.verdict import Kind, Tally, Verdict
 
@@ -42,9 +40,6 @@ MODE_CHANGED = "a ROM device changed its mode in the middle of the access"
 
 #: Why an access to a region that the mirror may have taken for its namesake is not judged.
 MISTAKEN = "QEMU's texts do not tell which of two namesakes an alias shows"
-
-#: Size of the root of the I/O space.
-PORT_ROOT_SIZE = 1 << 16
 
 READS = SIZED_READS | PORT_READS
 PORTS = PORT_READS | PORT_WRITES
@@ -93,15 +88,8 @@ class BatchJudge:
     ) -> Suspicion | int:
         """The suspicion, or how many operations slipped past an unforeseen change."""
         evidence = self.session.evidence
-        fast = self.session.fast
-        counts = [0] * len(fast.starts)
-        if self.slow:
-            result = self._judge_slowly(steps, lines, base)
-        else:
-            result = self._judge_fast(steps, lines, base, fast, counts)
-        for i, n in enumerate(counts):
-            if n:
-                self.tally.cells[fast.kinds[i], Verdict.MATCH] += n
+        judge = self._judge_slowly if self.slow else self._judge_fast
+        result = judge(steps, lines, base)
         if isinstance(result, Suspicion):
             return result
         done = min(len(steps), len(lines))
@@ -130,71 +118,26 @@ class BatchJudge:
         return k
 
     def _judge_fast(
-        self, steps: Sequence[Step], lines: Sequence[bytes], base: int, fast: FastMap,
-        counts: list[int],
+        self, steps: Sequence[Step], lines: Sequence[bytes], base: int
     ) -> Suspicion | int:
-        """Both roads; ``counts`` gets the matches of the fast one by section."""
+        """Both roads; the suspicion, or the last one judged."""
         evidence = self.session.evidence
-        starts, limits, delta = fast.starts, fast.limits, fast.delta
-        rdata, wdata, dirty, plans = fast.rdata, fast.wdata, fast.dirty, fast.plans
-        order = self.session.face.order
-        verbs, features = self.tally.verbs, self.features
-        from_bytes = int.from_bytes
-        k = -1
-        for k in range(min(len(steps), len(lines))):
-            op, addr = steps[k]
-            verb = op.verb
-            size = SIZED_READS.get(verb)
-            if size is not None:
-                i = bisect_right(starts, addr) - 1
-                if addr + size <= limits[i]:
-                    data = rdata[i]
-                    if data is not None:
-                        at = addr + delta[i]
-                        owed = b"OK 0x%016x" % from_bytes(data[at : at + size], order)
-                        if lines[k] == owed:
-                            counts[i] += 1
-                            verbs[verb] += 1
-                            if features is not None:
-                                features.add((fast.kinds[i], verb))
-                            continue
-                    elif plans[i].reads(evidence, addr + delta[i], size, lines[k], features):
-                        counts[i] += 1
-                        verbs[verb] += 1
-                        if evidence.topology:
-                            break
-                        continue
-            else:
-                size = SIZED_WRITES.get(verb)
-                if size is not None:
-                    i = bisect_right(starts, addr) - 1
-                    if addr + size <= limits[i]:
-                        data = wdata[i]
-                        if data is not None:
-                            if lines[k] == OK_REPLY:
-                                at = addr + delta[i]
-                                data[at : at + size] = op.value.to_bytes(size, order)
-                                dirty[i].add(at >> PAGE_BITS)
-                                dirty[i].add((at + size - 1) >> PAGE_BITS)
-                                counts[i] += 1
-                                verbs[verb] += 1
-                                if features is not None:
-                                    features.add((fast.kinds[i], verb))
-                                continue
-                        elif lines[k] == OK_REPLY and plans[i].writes(
-                            evidence, addr + delta[i], size, op.value, features
-                        ):
-                            counts[i] += 1
-                            verbs[verb] += 1
-                            if evidence.topology:
-                                break
-                            continue
-            found = self.judge_one(op, addr, base + k, lines[k])
-            if found is not None:
-                return found
-            if evidence.replaced is not None or evidence.topology:
-                break
-        return k
+        road = FastRoad(self.session, self.tally, self.features)
+        at, stop = 0, min(len(steps), len(lines))
+        try:
+            while True:
+                at = road.run(steps, lines, at, stop)
+                if at == stop or evidence.topology:
+                    return at - 1
+                op, addr = steps[at]
+                found = self.judge_one(op, addr, base + at, lines[at])
+                if found is not None:
+                    return found
+                if evidence.replaced is not None or evidence.topology:
+                    return at
+                at += 1
+        finally:
+            road.close()
 
     def learn_barrier(self, step: Step) -> None:
         """The operation was seen to change the map or to reset: it ends its batch from now on."""
