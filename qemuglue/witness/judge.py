@@ -20,6 +20,7 @@ from qemuglue.program.layout import Layout
 from qemuglue.program.operation import Operation, Program
 from qemuglue.qemu.config import QemuConfig
 from qemuglue.qemu.process import QemuProcess
+from qemuglue.witness.asking_items import try_to_ask
 from qemuglue.witness.death import crash_signature
 from qemuglue.witness.face import HostFace
 from qemuglue.witness.judging import Suspicion
@@ -111,7 +112,8 @@ def prepare(scene: Scene) -> list[str]:
             if not session.missing_contracts():
                 more = session.target_big and any(True for _ in unknown_orders(session))
                 if not (more and learn_orders(session)):
-                    return failures
+                    trouble = try_to_ask(session)
+                    return [*failures, trouble] if trouble else failures
                 continue
             try:
                 failures += learn_missing(session)

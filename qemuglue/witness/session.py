@@ -35,7 +35,7 @@ from qemuglue.witness.evidence import Evidence, IoRootOps
 from qemuglue.witness.face import HostFace, encode
 from qemuglue.witness.fastmap import FastMap, is_io_root
 from qemuglue.witness.oddities import avoided
-from qemuglue.witness.pci import pci_setup
+from qemuglue.witness.pci import CONFIG_ADDRESS, pci_setup
 from qemuglue.witness.ram import RamSource, RamWitness, ram_regions
 from qemuglue.witness.ramsource import source_for
 
@@ -86,7 +86,7 @@ class Session:
         self.following = Following(
             MAKERS, self.ram, qom_get=self.qom_get, version=config.build.version_tuple,
             parked=config.mode is VmMode.PARKED, known=self.knowledge.devices,
-            buses=self.buses,
+            buses=self.buses, ask=self.ask,
         )
         self.evidence.following = self.following
         #: Everything sent since QEMU started, set-up included.
@@ -153,6 +153,9 @@ class Session:
             self.process.channel.exchange(request, len(steps))
             self.journal.extend(steps)
             self.setup_steps = steps
+        for op, addr in steps:
+            if addr == CONFIG_ADDRESS:
+                self.following.config.address = op.value
         self.target_big = self.process.endianness == "big"
         self.process.monitor.round_trip()
         self.process.monitor.events()
@@ -358,6 +361,13 @@ class Session:
         """A property of an object; None where there is none."""
         try:
             return self.process.monitor.execute("qom-get", {"path": path, "property": name})
+        except MonitorRefused:
+            return None
+
+    def ask(self, command: str) -> object:
+        """QEMU's answer to a QMP command without arguments; None where it refuses."""
+        try:
+            return self.process.monitor.execute(command)
         except MonitorRefused:
             return None
 

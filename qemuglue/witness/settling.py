@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from qemuglue.memory.region import MemoryRegion
 from qemuglue.qemu.config import VmMode
-from qemuglue.witness.dma import Act, Follower
+from qemuglue.witness.dma import Act, Follower, Unknown
 from qemuglue.witness.dma.device import When
 from qemuglue.witness.judging import Suspicion
 from qemuglue.witness.ram import RamDifference
@@ -133,22 +133,22 @@ class Settler:
         if pages:
             pause = Pause(time.monotonic(), patience_s)
             while True:
-                found = [
-                    each for each in session.ram.check_pages(pages)
-                    if not any(
-                        each.region is known.region and known.offset <= each.offset
-                        and each.last < known.offset + known.size for known in unknowns
-                    )
-                ]
+                self._adopt(unknowns)
+                found = session.ram.check_pages(pages)
                 if not found or not pause.wait():
                     break
                 session.process.channel.exchange(b"endianness\n", 1)
         if not found:
+            self._adopt(unknowns)
             for each in unknowns:
-                session.ram.adopt_range(each.region, each.offset, each.size)
-                if each.learnt is not None:
-                    each.learnt(session.ram.sources[each.region].read(each.offset, each.size))
+                source = session.ram.sources.get(each.region)
+                if each.learnt is not None and source is not None:
+                    each.learnt(source.read(each.offset, each.size))
         return found
+
+    def _adopt(self, unknowns: Sequence[Unknown]) -> None:
+        for each in unknowns:
+            self.session.ram.adopt_range(each.region, each.offset, each.size)
 
     def _judge(
         self, acts: Sequence[Act], found: Sequence[RamDifference], step: Step, index: int

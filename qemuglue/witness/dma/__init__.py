@@ -14,6 +14,7 @@ from qemuglue.witness.dma.bitband import BITBAND, bitband_ranges, forwards
 from qemuglue.witness.dma.following import BUS_MASTER, Act, Follower, Following, owner_of
 from qemuglue.witness.dma.fw_cfg import KICK_REGIONS, LONGEST
 from qemuglue.witness.dma.makers import MAKERS
+from qemuglue.witness.dma.port import Unknown
 
 __all__ = [
     "BITBAND",
@@ -24,6 +25,7 @@ __all__ = [
     "Act",
     "Follower",
     "Following",
+    "Unknown",
     "bitband_ranges",
     "forwards",
     "owner_of",

@@ -53,10 +53,11 @@ class Port(Protocol):
     def unknown(
         self, addr: int, size: int, attrs: MemTxAttrs = UNSPECIFIED,
         learnt: Callable[[bytes], None] | None = None,
-    ) -> None:
-        """The device wrote ``size`` bytes that nobody can predict: QEMU's are adopted there once
-        everything else of this action has arrived, and nowhere else; ``learnt`` is told them
-        then. The kick must have ended its batch."""
+    ) -> bool:
+        """Perform a write of ``size`` bytes that nobody can predict; whether it succeeded. In RAM
+        QEMU's are adopted once everything else of this action has arrived, and nowhere else;
+        ``learnt`` is told them then. Where a device takes them any value will do. The kick must
+        have ended its batch."""
 
 
 class DmaDevice(Protocol):
@@ -66,15 +67,21 @@ class DmaDevice(Protocol):
     ``when()`` is not NEVER, ``act`` as soon as that time has come. ``NOW`` acts before the next
     piece is looked at; ``SOON`` and ``TIMER`` act when the batch has ended, after every operation
     before them, and the kick has ended the batch (``kicks``).
+
+    A write that QEMU takes by an ioeventfd leaves no line and is not told of here: the device puts
+    its ioeventfds onto its regions (``MemoryRegion.add_eventfd``), and their notifiers are called.
     """
 
     #: As a person would call it: "edu", "virtio-blk-pci".
     name: str
     #: Why its DMA cannot be followed any more; "" while it can. A reset clears it.
     lost: str
-    # A device may have two more, which are looked up by name:
+    # A device may have more, which are looked up by name:
     #   delay_s: float       TIMER: seconds of the virtual clock until it acts (0 if left out)
     #   hears_reads: bool    False: ``was_read`` is not called, and reads are judged faster
+    #   mapped(regions)      the map changed; its regions by name, as in ``Place``
+    #   bdf: int             bus, device and function (16 bits) of a PCI function, with
+    #   configured(register, size, value)    a write to its configuration space
 
     def wrote(self, region: MemoryRegion, offset: int, size: int, value: int) -> None:
         """The device was passed this write (the number the transcript shows)."""
@@ -91,10 +98,6 @@ class DmaDevice(Protocol):
     def floods(self, region: MemoryRegion, offset: int, data: bytes) -> bool:
         """Whether this write would start more than can be waited for: it is not sent then. Asked
         only where ``kicks`` says yes, when everything before it has reached the model."""
-
-    def swallows(self, region: MemoryRegion, offset: int, size: int, value: int) -> bool:
-        """Whether QEMU takes this write by an ioeventfd, so that it leaves no line in the
-        transcript; ``wrote`` is then called as if it had."""
 
     def when(self) -> When:
         """When the next action is due."""
@@ -122,6 +125,8 @@ class Place:
     version: tuple[int, ...]
     #: (path, property) -> value, by QMP ``qom-get``; None where there is no such property.
     qom_get: Callable[[str, str], Any]
+    #: QEMU's answer to a QMP command without arguments; None where it refuses.
+    ask: Callable[[str], object]
     #: Whether the guest's clock moves.
     parked: bool
     #: Kept by the machine's ``Knowledge``: what one session learnt of this device, for the next.

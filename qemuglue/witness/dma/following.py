@@ -17,7 +17,8 @@ from typing import Any
 from qemuglue.memory.address_space import AddressSpace
 from qemuglue.memory.region import MemoryRegion
 from qemuglue.witness.dma.device import DmaDevice, Maker, Place, When
-from qemuglue.witness.dma.port import ModelPort, Unknown
+from qemuglue.witness.dma.pci_config import CONFIG_REGIONS, ConfigWrites
+from qemuglue.witness.dma.port import ModelPort, Unknown, Wild
 from qemuglue.witness.iommu.tables import Translates, blind
 from qemuglue.witness.ram import RamWitness, TrackedBacking
 
@@ -62,9 +63,12 @@ class Following:
         self, makers: Sequence[Maker], ram: RamWitness, *,
         qom_get: Callable[[str, str], Any], version: tuple[int, ...], parked: bool,
         known: dict[str, dict[str, Any]], buses: Callable[[], object] = list,
+        ask: Callable[[str], object] = lambda command: None,
     ) -> None:
         self._makers = makers
         self._buses = buses
+        self._ask = ask
+        self.config = ConfigWrites()
         self._ram = ram
         self._qom_get = qom_get
         self._version = version
@@ -79,6 +83,8 @@ class Following:
         self.touched: dict[MemoryRegion, set[int]] = defaultdict(set)
         #: Paths of objects that were accessed since the last reset.
         self.accessed: set[str] = set()
+        #: Set while a device writes what nobody can predict.
+        self.wild = Wild()
         self._depth = 0
 
     # -- the map -------------------------------------------------------------------------------
@@ -104,6 +110,9 @@ class Following:
             if follower is not None:
                 follower.port.space = space
                 self._by_region.update(dict.fromkeys(named.values(), follower))
+                mapped = getattr(follower.device, "mapped", None)
+                if mapped is not None:
+                    mapped(named)
         for follower in self.followers.values():
             if isinstance(follower.device, Translates):
                 follower.device.bind(regions, self._buses())
@@ -123,13 +132,14 @@ class Following:
             return None
         self._asked.add(asked)
         place = Place(
-            owner, named, space, memory, self._version, self._qom_get, self._parked,
+            owner, named, space, memory, self._version, self._qom_get, self._ask, self._parked,
             self._known.setdefault(owner, {}),
         )
         for maker in self._makers:
             device = maker(place)
             if device is not None:
-                follower = self.followers[owner] = Follower(owner, device, ModelPort(space))
+                port = ModelPort(space, self.wild)
+                follower = self.followers[owner] = Follower(owner, device, port)
                 return follower
         return None
 
@@ -146,6 +156,8 @@ class Following:
     def hears(self, region: MemoryRegion, is_write: bool) -> bool:
         """Whether accesses to the region have to be told here."""
         device = self.of(region)
+        if is_write and region.name in CONFIG_REGIONS:
+            return True
         return device is not None and (is_write or getattr(device, "hears_reads", True))
 
     # -- what reaches a device -----------------------------------------------------------------
@@ -154,6 +166,8 @@ class Following:
         self, region: MemoryRegion, offset: int, size: int, is_write: bool, value: int
     ) -> None:
         """A piece reached the region's device; what it does inside the access happens here."""
+        if is_write and region.name in CONFIG_REGIONS:
+            self._configured(region, offset, size, value)
         follower = self._by_region.get(region)
         if follower is None or follower.device.lost:
             return
@@ -164,6 +178,19 @@ class Following:
             device.was_read(region, offset, size, value)
         if device.when() is When.NOW:
             self.act(follower, When.NOW)
+
+    def _configured(self, region: MemoryRegion, offset: int, size: int, value: int) -> None:
+        """A write that may reach the configuration space of a decoded PCI function."""
+        found = self.config.wrote(region, offset, size, value)
+        if found is None:
+            return
+        bdf, register = found
+        for follower in self.followers.values():
+            device = follower.device
+            if not device.lost and getattr(device, "bdf", None) == bdf:
+                getattr(device, "configured")(register, size, value)  # noqa: B009
+                if device.when() is When.NOW:
+                    self.act(follower, When.NOW)
 
     def missed(self, region: MemoryRegion) -> None:
         """Something reached the region's device that nobody could tell it."""

@@ -9,7 +9,6 @@ Sources: QEMU ``docs/specs/fw_cfg.rst``, ``hw/nvram/fw_cfg.c``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
 from qemuglue.memory.address_space import AddressSpace
@@ -55,7 +54,8 @@ class FwCfg:
         self.lost = ""
         self._memory = memory
         self._items = items
-        self._keys = FILE_FIRST + file_slots
+        #: Keys from 0 that may have an item.
+        self.keys = FILE_FIRST + file_slots
         self._transfer: int | None = None
         self.address = 0
         self.selected = 0
@@ -96,7 +96,7 @@ class FwCfg:
 
     def _select(self, key: int) -> None:
         self.offset = 0
-        self.selected = key if key & ENTRY_MASK < self._keys else INVALID
+        self.selected = key if key & ENTRY_MASK < self.keys else INVALID
         if self.selected != INVALID:
             self._items.selected(self._key())
 
@@ -152,7 +152,7 @@ class FwCfg:
             move = self._read
         elif control & WRITE:
             move = self._write
-        result: int | None = 0
+        result = 0
         while length > 0 and not result:
             item = None if self.selected == INVALID else self._items.get(self._key())
             n = length
@@ -166,27 +166,21 @@ class FwCfg:
                 result = ERROR
             address = (address + n) & MASK64
             length -= n
-            if result is None:
-                break
-        if result is None:
-            port.unknown(start, 4)
+        port.write(start, result.to_bytes(4, "big"))
+
+    def _skip(self, port: Port, address: int, n: int, length: int, item: Item) -> int:
+        return 0
+
+    def _read(self, port: Port, address: int, n: int, length: int, item: Item) -> int:
+        """Copy out of the item; QEMU does it in one write."""
+        data = item.get(self.offset, n)
+        if data is None:
+            done = port.unknown(address, n, learnt=partial(item.learn, self.offset))
         else:
-            port.write(start, result.to_bytes(4, "big"))
+            done = port.write(address, data)
+        return 0 if done else ERROR
 
-    def _skip(self, port: Port, address: int, n: int, length: int, item: Item) -> int | None:
-        return 0
-
-    def _read(self, port: Port, address: int, n: int, length: int, item: Item) -> int | None:
-        """Copy out of the item; None: nobody knows whether it worked."""
-        for first, data, size in item.parts(self.offset, n):
-            at = address + first - self.offset
-            if data is None:
-                port.unknown(at, size, learnt=partial(item.learn, first))
-            elif not port.write(at, data):
-                return ERROR
-        return 0
-
-    def _write(self, port: Port, address: int, n: int, length: int, item: Item) -> int | None:
+    def _write(self, port: Port, address: int, n: int, length: int, item: Item) -> int:
         """Copy into the item, if it may be written and nothing is beyond it."""
         if not item.writable or n != length:
             return ERROR
@@ -224,7 +218,3 @@ def peek(memory: AddressSpace, addr: int, size: int) -> bytes | None:
         n = min(size - len(data), section.start + section.size - here)
         data += backing.read(here - section.start + section.offset, n)
     return data
-
-
-#: What a partial read is told to.
-Learnt = Callable[[bytes], None]

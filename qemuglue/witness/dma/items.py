@@ -8,7 +8,6 @@ is known before they are read, and what was read holds until the next reset.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 #: Items larger than this are not kept.
@@ -45,28 +44,23 @@ class Item:
         stop = min(offset + size, len(self._known))
         self._known[offset:stop] = bytes(max(0, stop - offset))
 
-    def parts(self, offset: int, size: int) -> Iterator[tuple[int, bytes | None, int]]:
-        """(first, bytes or None, how many) of a range, cut where knowledge begins or ends."""
-        stop, at = offset + size, offset
-        while at < stop:
-            known = at < len(self._known) and self._known[at]
-            if at >= len(self._known):
-                last = stop
-            else:
-                last = self._known.find(b"\0" if known else b"\1", at, min(stop, len(self._known)))
-                if last < 0:
-                    last = stop if not known else min(stop, len(self._known))
-            yield at, bytes(self._data[at:last]) if known else None, last - at
-            at = last
+    def get(self, offset: int, size: int) -> bytes | None:
+        """The bytes of a range; None unless all of them are known."""
+        known = self._known[offset : offset + size]
+        if len(known) < size or 0 in known:
+            return None
+        return bytes(self._data[offset : offset + size])
 
 
 class Items:
     """The items of one running QEMU. ``known`` is what was learnt in a throw-away one: item key
-    to (bytes or None, size, whether it may be written); None for a key without an item; without
-    the word "items" nothing was learnt at all."""
+    to (bytes or None, size, whether it may be written), where a key without an item is left
+    out; under "changing" the keys of items that change whenever they are selected. Without the
+    word "items" nothing was learnt at all."""
 
     def __init__(self, known: dict[str, Any]) -> None:
         self._learnt: dict[int, tuple[bytes | None, int, bool]] | None = known.get("items")
+        self._changing: frozenset[int] = frozenset(known.get("changing", ()))
         self._items: dict[int, Item] = {}
 
     def get(self, key: int) -> Item | None:
@@ -86,6 +80,8 @@ class Items:
 
     def selected(self, key: int) -> None:
         """The item was selected, which may change it."""
+        if key in self._changing:
+            self._items.pop(key, None)
 
     def reset(self) -> None:
         """The machine was reset: what it makes anew is not known any more."""

@@ -29,14 +29,22 @@ class Unknown:
     learnt: Callable[[bytes], None] | None = None
 
 
+@dataclass(slots=True)
+class Wild:
+    """Whether a write that a device of the model receives may have any value in QEMU."""
+
+    any_value: bool = False
+
+
 class ModelPort:
     """The port of one device (``device.Port``); ``unknowns`` are those of the present action.
 
     ``trouble`` says why the action cannot be followed, if it cannot.
     """
 
-    def __init__(self, space: AddressSpace) -> None:
+    def __init__(self, space: AddressSpace, wild: Wild | None = None) -> None:
         self.space = space
+        self.wild = wild or Wild()
         self.unknowns: list[Unknown] = []
         self.trouble = ""
 
@@ -56,18 +64,19 @@ class ModelPort:
     def unknown(
         self, addr: int, size: int, attrs: MemTxAttrs = UNSPECIFIED,
         learnt: Callable[[bytes], None] | None = None,
-    ) -> None:
-        """See ``device.Port``. Only RAM can be adopted: bytes for a device would be lines of the
-        transcript with values nobody knows, and ends the following of this device."""
+    ) -> bool:
+        """See ``device.Port``. The model's RAM holds zeros there until QEMU's are adopted."""
         if not self._fits(size):
-            return
+            return False
         parts = list(self.ram(addr, size, attrs))
-        if sum(part.size for part in parts) != size:
-            self.trouble = "it passes bytes that nobody can predict to other devices"
-            return
-        if learnt is not None and len(parts) == 1:
+        if learnt is not None and len(parts) == 1 and parts[0].size == size:
             parts = [Unknown(parts[0].region, parts[0].offset, size, learnt)]
         self.unknowns.extend(parts)
+        self.wild.any_value = True
+        try:
+            return self.space.write(addr & MASK64, bytes(size), attrs) == OK
+        finally:
+            self.wild.any_value = False
 
     def ram(self, addr: int, size: int, attrs: MemTxAttrs = UNSPECIFIED) -> Iterator[Unknown]:
         """The parts of a range of addresses that a write would store in memory."""
