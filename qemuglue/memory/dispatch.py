@@ -92,6 +92,10 @@ class Dispatcher:
                 self.observer.invalid(region, offset, size, True, reason)
             return DECODE_ERROR
         if region.ioeventfds and rules.swallowed(region, offset, size, value):
+            for fd in region.ioeventfds:
+                if fd.takes(offset, size, value):
+                    fd.signal()
+                    break
             return OK
         ops = region.ops or self.ops
         if ops is None:

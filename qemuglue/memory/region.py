@@ -467,6 +467,17 @@ class IoEventFd:
         """Where it stands in a region's list (``memory_region_ioeventfd_before``)."""
         return self.addr, self.size, self.data is not None, self.data or 0, id(self.notifier)
 
+    def takes(self, addr: int, size: int, value: int) -> bool:
+        """Whether it is signalled by this write, given in the device's byte order."""
+        if self.addr != addr:
+            return False
+        return not self.size or (self.size == size and self.data in (None, value))
+
+    def signal(self) -> None:
+        """The event happens: a notifier that can be called is (``event_notifier_set``)."""
+        if callable(self.notifier):
+            self.notifier()
+
     def equals(self, other: IoEventFd) -> bool:
         """``memory_region_ioeventfd_equal``: where either size is 0 the address decides."""
         if self.addr != other.addr:

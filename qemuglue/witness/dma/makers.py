@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from qemuglue.witness.dma import e1000e, fw_cfg
+from qemuglue.witness.dma import e1000e, fw_cfg, pci_testdev, virtio
 from qemuglue.witness.dma.device import Maker
 from qemuglue.witness.iommu import intel
 
@@ -12,4 +12,6 @@ MAKERS: Final[tuple[Maker, ...]] = (
     fw_cfg.make,
     e1000e.make,
     intel.make,
+    virtio.make,
+    pci_testdev.make,
 )

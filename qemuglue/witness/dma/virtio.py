@@ -1,0 +1,178 @@
+"""Which virtio device a place is, and the model of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from qemuglue.memory.region import RegionKind
+from qemuglue.witness.dma.device import DmaDevice, Place
+from qemuglue.witness.dma.virtio_blk import Blk, Disk
+from qemuglue.witness.dma.virtio_device import RESIZES, Function, Traits, VirtioDevice
+from qemuglue.witness.dma.virtio_medium import medium_of
+from qemuglue.witness.dma.virtio_mmio import REGION, VirtioMmio
+from qemuglue.witness.dma.virtio_pci import COMMON, LEGACY, VirtioPci
+from qemuglue.witness.dma.virtio_ring import (
+    ACCESS_PLATFORM,
+    EVENT_IDX,
+    IN_ORDER,
+    NOTIFICATION_DATA,
+    NOTIFY_ON_EMPTY,
+    PACKED,
+    VERSION_1,
+    Queue,
+)
+from qemuglue.witness.dma.virtio_rng import Rng
+
+#: (path, property) -> value; None where there is none.
+_Get = Callable[[str], Any]
+
+#: Features that are a property of the device; all others are taken as offered.
+_FEATURES: Mapping[str, int] = {
+    "event_idx": EVENT_IDX, "notify_on_empty": NOTIFY_ON_EMPTY, "packed": PACKED,
+    "in_order": IN_ORDER, "notification_data": NOTIFICATION_DATA,
+    "iommu_platform": ACCESS_PLATFORM,
+}
+_EVERYTHING = (1 << 64) - 1
+
+
+class Opaque:
+    """A kind of device whose queues are not decoded: only its registers are."""
+
+    known = False
+    starts_early = False
+
+    def bind(self, device: VirtioDevice) -> None:
+        """Nothing is asked of it."""
+
+    def handle(self, queue: Queue) -> None:
+        raise AssertionError("it is not decoded")
+
+    def set_status(self, status: int) -> None:
+        """Nothing is known of it."""
+
+    def reset(self) -> None:
+        """Nothing is known of it."""
+
+
+def make(place: Place) -> DmaDevice | None:
+    """The model of the virtio device at ``place``; None for anything else, and for kinds whose
+    number of queues is not known."""
+    for region in place.regions.values():
+        if region.kind is RegionKind.IO and (
+            region.name.startswith(COMMON) or region.name == LEGACY
+        ):
+            return _pci(place)
+        if region.name == REGION:
+            return _mmio(place)
+    return None
+
+
+def _pci(place: Place) -> DmaDevice | None:
+    path = _path(place.owner)
+    get = partial(place.qom_get, path)
+    backend = f"{path}/virtio-backend"
+    of_backend = partial(place.qom_get, backend)
+    queues = _queues(of_backend)
+    if queues is None:
+        return None
+    translated = bool(of_backend("iommu_platform"))
+    memory = place.space if translated else place.memory
+    traits = Traits(
+        str(get("type")), place.version, queues, _offered(of_backend), bool(get("ioeventfd")),
+        place.memory.target_big, place.parked,
+    )
+    device = VirtioDevice(traits, _function(place, backend, of_backend), memory)
+    return VirtioPci(
+        device, place.regions, place.space, vectors=int(get("vectors") or 0),
+        page_per_queue=bool(get("page-per-vq")), any_size=place.version >= RESIZES,
+        bdf=_bdf(get), msix_at=_msix_at(place, get),
+    )
+
+
+def _bdf(get: _Get) -> int | None:
+    """Bus, device and function of what sits on the root bus; other buses are numbered by whoever
+    programs the bridges."""
+    bus, addr = get("parent_bus"), get("addr")
+    root = isinstance(bus, str) and bus.rsplit("/", 1)[-1] in ("pci.0", "pcie.0")
+    return addr if root and isinstance(addr, int) and 0 <= addr < 256 else None
+
+
+def _msix_at(place: Place, get: _Get) -> int:
+    """Where the capability of MSI-X is: behind those that name the modern regions, if any
+    (``virtio_pci_device_plugged``), on a bus that is not PCI Express's own."""
+    if not any(region.name.startswith(COMMON) for region in place.regions.values()):
+        return 0x40
+    return 0xAC if get("modern-pio-notify") else 0x98
+
+
+def _mmio(place: Place) -> DmaDevice | None:
+    path = _path(place.owner)
+    get = partial(place.qom_get, path)
+    backend = place.qom_get(f"{path}/virtio-mmio-bus.0", "child[0]")
+    if not isinstance(backend, str) or not backend:
+        return None
+    of_backend = partial(place.qom_get, backend)
+    queues = _queues(of_backend)
+    if queues is None:
+        return None
+    traits = Traits(
+        str(of_backend("type")), place.version, queues, _offered(of_backend),
+        bool(get("ioeventfd")) and place.version >= RESIZES, place.memory.target_big,
+        place.parked,
+    )
+    device = VirtioDevice(traits, _function(place, backend, of_backend), place.memory)
+    return VirtioMmio(device, place.regions, legacy=bool(get("force-legacy")))
+
+
+def _path(owner: str) -> str:
+    """The object's path; a device with an id is known by that."""
+    return f"/machine/peripheral/{owner[3:]}" if owner.startswith("id=") else owner
+
+
+def _offered(get: _Get) -> int:
+    offered = _EVERYTHING
+    for name, bit in _FEATURES.items():
+        if get(name) is not True:
+            offered &= ~bit
+    return offered | VERSION_1
+
+
+def _queues(get: _Get) -> tuple[int, ...] | None:
+    """Descriptors of each queue, by the kind of device."""
+    kind = get("type")
+    if kind == "virtio-blk-device":
+        return (int(get("queue-size")),) * int(get("num-queues"))
+    if kind == "virtio-scsi-device":
+        return (int(get("virtqueue_size")),) * (2 + int(get("num_queues")))
+    if kind == "virtio-serial-device":
+        return (128, 128, 32, 32, *(128, 128) * (int(get("max_ports")) - 1))
+    if kind == "virtio-balloon-device":
+        plain = not get("free-page-reporting") and not get("free-page-hint")
+        return (128, 128, 128) if plain else None
+    if kind == "virtio-net-device":
+        return None if get("mq") else (int(get("rx_queue_size")), int(get("tx_queue_size")), 64)
+    return {
+        "virtio-rng-device": (8,), "virtio-keyboard-device": (64, 64),
+        "virtio-mouse-device": (64, 64), "virtio-tablet-device": (64, 64),
+        "virtio-multitouch-device": (64, 64),
+    }.get(str(kind))
+
+
+def _function(place: Place, path: str, get: _Get) -> Function:
+    kind = get("type")
+    if kind == "virtio-rng-device":
+        rng = get("rng")
+        builtin = isinstance(rng, str) and place.qom_get(rng, "type") == "rng-builtin"
+        return Rng(builtin=builtin and int(get("max-bytes") or 0) >= (1 << 63) - 1)
+    if kind == "virtio-blk-device" and not get("iothread"):
+        medium = medium_of(place.ask("query-block"), path)
+        if medium is not None:
+            return Blk(Disk(
+                medium, str(get("serial") or "").encode(), int(get("logical_block_size") or 512),
+                int(get("max-discard-sectors") or 0), int(get("max-write-zeroes-sectors") or 0),
+                bool(get("request-merging")),
+            ))
+    return Opaque()
+
