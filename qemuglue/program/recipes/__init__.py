@@ -6,6 +6,7 @@ minimizing and the text format need to know nothing about them.
 
 ============  ==========================================================================
 ``recipe``    what a recipe is, and the guest RAM it may use
+``edu``       QEMU's teaching device
 ``fw_cfg``    QEMU's firmware configuration
 ``mix``       programs that mix recipes with ordinary accesses
 ``focus``     accesses to one device: its regions and its configuration space
@@ -15,8 +16,9 @@ minimizing and the text format need to know nothing about them.
 
 from __future__ import annotations
 
+from qemuglue.program.recipes.edu import EduRecipe
 from qemuglue.program.recipes.fw_cfg import FwCfgRecipe
 from qemuglue.program.recipes.recipe import Recipe
 
 #: Every recipe for a device that does DMA; a machine takes those that fit it.
-RECIPES: tuple[Recipe, ...] = (FwCfgRecipe(),)
+RECIPES: tuple[Recipe, ...] = (FwCfgRecipe(), EduRecipe())
