@@ -22,6 +22,7 @@ from qemuglue.qemu.events import Kind as EventKind
 from qemuglue.qemu.qtest import QtestDied, QtestHang
 from qemuglue.witness.dma import bitband_ranges
 from qemuglue.witness.face import SIZED_READS, SIZED_WRITES, encode_all
+from qemuglue.witness.fastroad import SIZED
 from qemuglue.witness.judging import READS, BatchJudge, Suspicion
 from qemuglue.witness.oddities import reason
 from qemuglue.witness.session import Session, Step
@@ -159,11 +160,19 @@ class LockStep:
         rom_device = Kind.ROMD in fast.kinds
         free_reads = {} if fast.read_barriers or rom_device else SIZED_READS
         free_writes = {} if fast.write_barriers else SIZED_WRITES
+        starts, limits, rbarrier, wbarrier = (
+            fast.starts, fast.limits, fast.rbarrier, fast.wbarrier)
         for index in range(at, stop):
             op, addr = steps[index]
             verb = op.verb
             if verb in free_reads or verb in free_writes:
                 continue
+            way = SIZED.get(verb)
+            if way is not None:  # most lie inside one section that nothing is known of
+                i = bisect_right(starts, addr) - 1
+                barred = wbarrier[i] if way[1] else rbarrier[i]
+                if barred is None and addr + way[0] <= limits[i]:
+                    continue
             if verb == "reset":
                 return index, None
             barrier = self._is_barrier(op, addr)
@@ -339,7 +348,7 @@ class LockStep:
         except (QtestDied, QtestHang) as error:
             stop = Stop.DIED if isinstance(error, QtestDied) else Stop.HANG
             return RunEnd(stop, ahead.base + min(error.replies, len(ahead.steps)), error=error)
-        session.events_until(ahead.marker)
+        session.evidence.overlook(session.events_until(ahead.marker))
         self.judge.unjudge(ahead.steps, "slipped past an unforeseen change of the map")
         return None
 
@@ -363,6 +372,7 @@ class LockStep:
                 self._after_reset(steps[-1])
                 return None
             later = session.events()
+            self._settler.early = later
             changed = changed or any(event.kind is EventKind.FLATVIEW_NEW for event in later)
         if evidence.replaced is not None:
             session.replaced(evidence.replaced)

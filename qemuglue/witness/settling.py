@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from qemuglue.memory.region import MemoryRegion
 from qemuglue.qemu.config import VmMode
+from qemuglue.qemu.events import Event
 from qemuglue.witness.dma import Act, Follower, Unknown
 from qemuglue.witness.dma.device import When
 from qemuglue.witness.judging import Suspicion
@@ -46,6 +47,9 @@ class Settler:
     def __init__(self, session: Session, tally: Tally) -> None:
         self.session = session
         self.tally = tally
+        #: Events behind those of the batch that were looked at already: what the devices did
+        #: while QEMU's main loop came round for another reason.
+        self.early: Sequence[Event] = ()
 
     def pending(self) -> bool:
         """Whether a device has something left to do after the batch."""
@@ -78,6 +82,7 @@ class Settler:
         self._note_lost()
         acts, touched = following.take()
         found = self._wait(acts, touched, PATIENCE_S if late else 0.0)
+        self.early = ()
         if late:
             session.events()  # interrupts that they raised
         return self._judge(acts, found, step, index)
@@ -101,7 +106,8 @@ class Settler:
             time.sleep(min(left, PATIENCE_S))
         for _ in range(ROUNDS):
             self.session.process.channel.exchange(b"endianness\n", 1)
-        self.session.evidence.load(self.session.events())
+        self.session.evidence.load([*self.early, *self.session.events()])
+        self.early = ()
 
     def _more(self, began: float) -> Callable[[], bool]:
         """Fetches more of the transcript, for a device that the model ran ahead of."""

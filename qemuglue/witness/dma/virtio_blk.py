@@ -15,7 +15,7 @@ from qemuglue.witness.dma.virtio_device import VirtioDevice
 from qemuglue.witness.dma.virtio_medium import SECTOR, Medium
 from qemuglue.witness.dma.virtio_ring import Broken, Chain, Queue, Unfollowed, gather, scatter
 
-OK, IO_ERROR, UNSUPPORTED = 0, 1, 2
+OK, IO_ERROR, UNSUPPORTED, ZONE_INVALID = 0, 1, 2, 3
 
 IN, FLUSH, SCSI, GET_ID, DISCARD, WRITE_ZEROES = 0, 4, 2, 8, 11, 13
 _OUT, _BARRIER = 1, 0x8000_0000
@@ -154,7 +154,9 @@ class Blk:
         else:
             if what == _ZONE_REPORT and request.in_size < _SHORTEST_REPORT and self._zones:
                 self.device.fail("in buffer too small for zone report")
-            self._complete(request, UNSUPPORTED)
+                self._complete(request, ZONE_INVALID)
+            else:
+                self._complete(request, UNSUPPORTED)
 
     @property
     def _order(self) -> Literal["little", "big"]:
