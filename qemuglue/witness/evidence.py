@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
 
 from qemuglue.memory.attrs import OK, MemTxAttrs
@@ -233,20 +233,7 @@ class Evidence:
                 return False if event.name == region.name else None
         return None
 
-    # -- the fast road: one event, exactly ---------------------------------------------------
-
-    def is_next(
-        self, region: MemoryRegion, offset: int, size: int, is_write: bool, value: int
-    ) -> bool:
-        """Whether the next event is this call of a region met before."""
-        if self.pos >= len(self.events):
-            return False
-        kind, _, pointer, address, moved, length, *_rest = self.events[self.pos]
-        return (
-            kind is (_WRITE if is_write else _READ) and length == size and moved == value
-            and address == (region.absolute() + offset) & MASK64
-            and self._bound.get(pointer) is region
-        )
+    # -- the fast road -------------------------------------------------------------------------
 
     def pointer(self, region: MemoryRegion) -> int | None:
         """What QEMU's texts call the region by; None if it was not met yet."""
@@ -281,6 +268,32 @@ class Evidence:
         while self.mismatch is None and self.pos < len(self.events):
             if not self._pass_by(self.events[self.pos]):
                 self.mismatch = Mismatch(None, self.events[self.pos])
+
+    def skip(self, *, known: bool) -> None:
+        """Leave out what is left of the batch. Decoded devices are told what reached them if the
+        map is ``known`` to be the same; otherwise they are not followed any more."""
+        left = [self.events[at] for at in range(self.pos, len(self.events))]
+        self.pos = len(self.events)
+        self.topology = self.topology or any(event.kind is _TOPOLOGY for event in left)
+        self.mismatch = None
+        if not known:
+            self.overlook(left)
+            return
+        for event in left:
+            if self.following is not None and event.kind in (_READ, _WRITE):
+                self._tell_of(event)
+
+    def overlook(self, events: Iterable[Event]) -> None:
+        """These happened on a map that is not known: decoded devices that they reached are not
+        followed any more."""
+        for event in events:
+            if self.following is None or event.kind not in (_READ, _WRITE):
+                continue
+            region = self._bound.get(event.mr)
+            if region is not None:
+                self.following.missed(region)
+            else:
+                self.following.missed_name(event.name)
 
     def append(self, events: Sequence[Event]) -> None:
         """More events of the same batch."""

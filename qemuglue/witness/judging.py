@@ -18,7 +18,6 @@ from qemuglue.memory.flatview import MemoryRegionSection
 from qemuglue.memory.region import MASK64, MemoryRegion, RegionKind
 from qemuglue.program.operation import Operation
 from qemuglue.qemu.events import Event
-from qemuglue.qemu.events import Kind as EventKind
 from qemuglue.witness.contracts import Learned, with_endian
 from qemuglue.witness.evidence import Expected
 from qemuglue.witness.face import (
@@ -155,8 +154,7 @@ class BatchJudge:
             self.tally.verbs[op.verb] += 1
             self.tally.cells[self.kind(op, addr), Verdict.UNJUDGED] += 1
         self.tally.reasons[why] += len(steps)
-        self.session.evidence.pos = len(self.session.evidence.events)
-        self.session.evidence.mismatch = None
+        self.session.evidence.skip(known=False)
         return len(steps)
 
     def judge_one(self, op: Operation, addr: int, index: int, reply: bytes) -> Suspicion | None:
@@ -193,7 +191,7 @@ class BatchJudge:
             outcome = self._other_order(op, addr, sections, before, reply, outcome)
         parted = evidence.mismatch is not None or outcome.reply != reply
         if parted and evidence.topology and mode_changed(sections):
-            evidence.pos, evidence.mismatch = len(evidence.events), None
+            evidence.skip(known=False)
             cells[kind, Verdict.UNJUDGED] += 1
             self.tally.reasons[MODE_CHANGED] += 1
             return None
@@ -225,12 +223,9 @@ class BatchJudge:
         return None
 
     def _pass_over(self) -> None:
-        """Nothing can be said of what is left of the batch; but has it changed the map?"""
-        evidence = self.session.evidence
-        events, first = evidence.events, evidence.pos
-        evidence.topology = evidence.topology or any(
-            events[at].kind is EventKind.FLATVIEW_NEW for at in range(first, len(events)))
-        evidence.pos = len(events)
+        """Nothing can be said of what is left of the batch; but has it changed the map, and what
+        has it told decoded devices?"""
+        self.session.evidence.skip(known=True)
 
     def _adopt_touched(
         self, op: Operation, addr: int, sections: Sequence[MemoryRegionSection]

@@ -30,7 +30,7 @@ from qemuglue.qemu.monitor import MonitorRefused
 from qemuglue.qemu.process import QemuProcess
 from qemuglue.witness.barriers import Barriers
 from qemuglue.witness.contracts import Contracts, Veto
-from qemuglue.witness.dma import MAKERS, Following, owner_of
+from qemuglue.witness.dma import MAKERS, QUIET, Following, owner_of
 from qemuglue.witness.evidence import Evidence, IoRootOps
 from qemuglue.witness.face import HostFace, encode
 from qemuglue.witness.fastmap import FastMap, is_io_root
@@ -102,6 +102,8 @@ class Session:
         #: Regions that are never touched on this machine.
         self.avoided = avoided(config.build.version_tuple, config.full_name)
         self._procmem: ProcMem | None = None
+        #: Path of a device to its QOM type.
+        self._types: dict[str, Any] = {}
         self._replaced: dict[MemoryRegion, int] = {}
         self._unparsed = b""
         self._marks = 0
@@ -378,20 +380,37 @@ class Session:
         except MonitorRefused:
             return []
 
+    def does_no_dma(self, owner: str) -> bool:
+        """Whether the device at that path is of a type that is known to leave memory alone."""
+        if owner not in self._types:
+            self._types[owner] = self.qom_get(owner, "type")
+        return self._types[owner] in QUIET
+
     # -- knowledge of the map ----------------------------------------------------------------------
 
     def suspects(self) -> list[str]:
-        """Devices that may write RAM by themselves and that nothing here follows: those whose own
-        address space shows RAM and that no model decodes, and those decoded that are lost."""
+        """Devices that may write RAM by themselves and that nothing here follows: those decoded
+        that are lost, and those that no model decodes, whose own address space shows RAM and
+        that were accessed since the last reset (one that nobody told anything does nothing)."""
         found = set(self.following.lost())
+        accessed = self.following.owners_accessed()
         for space in self.mirror.spaces:
             if space.name in _PASSIVE or space.name.startswith("cpu-"):
                 continue
-            if owner_of(space.root) in self.following.followers:
+            owner = owner_of(space.root)
+            if owner in self.following.followers or not reached(owner, accessed):
+                continue
+            if self.does_no_dma(owner):
                 continue
             if any(reaches_ram(section.region) for section in space.view.sections):
                 found.add(space.name)
         return sorted(found)
+
+
+def reached(owner: str, accessed: Iterable[str]) -> bool:
+    """Whether the object or a part of it is among those accessed; where nobody knows it is."""
+    return not owner or any(
+        not path or path == owner or path.startswith(owner + "/") for path in accessed)
 
 
 #: Spaces that no device writes through by itself.

@@ -4,6 +4,7 @@
 ``makers``     all decoded devices
 ``following``  those of one running QEMU: found, told, let act
 ``port``       how they reach guest memory
+``quiet``      devices known to do nothing of the kind
 ``fw_cfg``     QEMU's firmware configuration; ``items`` is what it holds
 ``bitband``    devices that pass accesses on
 """
@@ -15,6 +16,7 @@ from qemuglue.witness.dma.following import BUS_MASTER, Act, Follower, Following,
 from qemuglue.witness.dma.fw_cfg import KICK_REGIONS, LONGEST
 from qemuglue.witness.dma.makers import MAKERS
 from qemuglue.witness.dma.port import Unknown
+from qemuglue.witness.dma.quiet import QUIET
 
 __all__ = [
     "BITBAND",
@@ -22,6 +24,7 @@ __all__ = [
     "KICK_REGIONS",
     "LONGEST",
     "MAKERS",
+    "QUIET",
     "Act",
     "Follower",
     "Following",

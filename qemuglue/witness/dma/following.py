@@ -35,7 +35,7 @@ MAX_DEPTH = 32
 
 @dataclass(slots=True)
 class Follower:
-    """One device that is followed. ``told`` is whether it was accessed since the last reset."""
+    """One device that is followed."""
 
     owner: str
     device: DmaDevice
@@ -81,8 +81,8 @@ class Following:
         self.acts: list[Act] = []
         #: Pages that they wrote meanwhile.
         self.touched: dict[MemoryRegion, set[int]] = defaultdict(set)
-        #: Paths of objects that were accessed since the last reset.
-        self.accessed: set[str] = set()
+        #: Regions whose devices were accessed since the last reset.
+        self.accessed: set[MemoryRegion] = set()
         #: Set while a device writes what nobody can predict.
         self.wild = Wild()
         self._depth = 0
@@ -166,6 +166,7 @@ class Following:
         self, region: MemoryRegion, offset: int, size: int, is_write: bool, value: int
     ) -> None:
         """A piece reached the region's device; what it does inside the access happens here."""
+        self.accessed.add(region)
         if is_write and region.name in CONFIG_REGIONS:
             self._configured(region, offset, size, value)
         follower = self._by_region.get(region)
@@ -286,9 +287,13 @@ class Following:
     def names(self) -> list[str]:
         """Names of the devices that were accessed and are followed."""
         return sorted({
-            each.device.name for each in self.followers.values()
-            if not each.device.lost and each.owner in self.accessed
+            each.device.name for each in map(self._by_region.get, self.accessed)
+            if each is not None and not each.device.lost
         })
+
+    def owners_accessed(self) -> set[str]:
+        """Paths of the objects whose regions were accessed since the last reset."""
+        return {owner_of(region) for region in self.accessed}
 
 
 def owner_of(region: MemoryRegion) -> str:
