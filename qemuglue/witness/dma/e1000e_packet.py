@@ -8,6 +8,7 @@ that is what transmitting changes in guest memory. The headers before them are c
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 from qemuglue.errors import ModelError
@@ -29,19 +30,35 @@ _LONGEST_DATAGRAM = 0xFFFF
 
 _NONE, _TCP4, _UDP4, _TCP6, _ECN = 0, 1, 3, 4, 0x80
 
-#: Flag of a virtio header: the sender vouches for the checksum.
+#: Flags of a virtio header: the checksum is still to be filled in; the sender vouches for it.
+NEEDS_CHECKSUM: Final = 1
 DATA_VALID: Final = 2
 
 #: Takes a packet and the flags of its virtio header.
 Send = Callable[[Vector, int], None]
 
 
+@dataclass(frozen=True, slots=True)
+class Style:
+    """How a version of QEMU handles packets.
+
+    ``old``: as up to 7.2. ``virtio``: packets carry a virtio header that says what is left to
+    be done (up to 7.2, without a network backend or with one that understands it).
+    ``keeps_length``: an IP header's length stays what the guest said (11.1).
+    """
+
+    old: bool = False
+    virtio: bool = False
+    keeps_length: bool = False
+
+
 class Packet:
     """One packet whose descriptors are complete; ``parsed`` says whether it goes anywhere."""
 
-    def __init__(self, raw: Vector, *, old: bool) -> None:
+    def __init__(self, raw: Vector, style: Style) -> None:
         self._raw = raw
-        self._old = old
+        self._style = style
+        self._old = style.old
         self.link = b""
         self.network = bytearray()
         self.protocol = 0
@@ -170,18 +187,24 @@ class Packet:
         size = len(self.network)
         if not size:
             return
-        self.network[2:4] = ((self.payload.size + size) & 0xFFFF).to_bytes(2, "big")
+        if not self._style.keeps_length:
+            self.network[2:4] = ((self.payload.size + size) & 0xFFFF).to_bytes(2, "big")
         self.network[10:12] = b"\0\0"
         self.network[10:12] = checksum_of(self.network).to_bytes(2, "big")
 
     # -- sending ---------------------------------------------------------------------------------
 
     def send(self, receiver: Send) -> None:
-        """``net_tx_pkt_send_custom`` without a virtio peer."""
+        """``net_tx_pkt_send_custom``, ``net_tx_pkt_send`` up to 7.2."""
         kind = self._gso if self._old else self._gso & ~_ECN
-        if self._old:
+        if self._old and not self._style.virtio:
             self._checksum()
         if kind != _NONE and self.payload.size > _LONGEST_DATAGRAM - len(self.network):
+            return
+        if self._style.virtio:
+            self._fix_ip6_length()
+            flags = NEEDS_CHECKSUM if self._checksum_at is not None else 0
+            receiver(Vector([*self._headers(), *self.payload.pieces]), flags)
             return
         if kind == _NONE:
             if not self._old:

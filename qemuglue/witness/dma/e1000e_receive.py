@@ -12,6 +12,7 @@ from qemuglue.errors import ModelError
 from qemuglue.witness.dma import e1000e_registers as regs
 from qemuglue.witness.dma.device import Port
 from qemuglue.witness.dma.e1000e_headers import Parsed, is_broadcast, parse, word
+from qemuglue.witness.dma.e1000e_packet import NEEDS_CHECKSUM
 from qemuglue.witness.dma.e1000e_registers import RECEIVE, Registers, Ring
 from qemuglue.witness.dma.e1000e_status import Received, extended, legacy, split, spread
 from qemuglue.witness.dma.e1000e_transmit import fetch
@@ -32,11 +33,13 @@ class _Fill:
 
 
 class Receiver:
-    """``old``: as up to QEMU 7.2. ``parked``: the guest's clock moves."""
+    """``old``: as up to QEMU 7.2. ``reworked``: with the bounds of November 2025 (10.2, and the
+    stable releases 7.2.22, 10.0.7, 10.1.3). ``parked``: the guest's clock moves."""
 
-    def __init__(self, registers: Registers, *, old: bool, parked: bool) -> None:
+    def __init__(self, registers: Registers, *, old: bool, reworked: bool, parked: bool) -> None:
         self._regs = registers
         self._old = old
+        self._reworked = reworked
         self._parked = parked
         self._parsed = Parsed()
         #: A packet found no buffers: QEMU's network layer keeps others away until the guest
@@ -59,7 +62,7 @@ class Receiver:
                 "it ran out of receive buffers, and a write to its configuration space may have "
                 "let packets in again")
         if self._can_receive(port):
-            self.disabled = not self._receive(port, packet, 0)
+            self.disabled = not self._receive(port, packet, flags)
 
     def _can_receive(self, port: Port) -> bool:
         """``e1000e_can_receive``; without bus mastering its space is empty."""
@@ -89,7 +92,9 @@ class Receiver:
         ring = RECEIVE[hashed.queue]
         if not registers.fits(ring, packet.size + registers.fcs):
             return False
-        received = Received(packet, self._parsed, hashed, tag, bool(flags), self._old)
+        received = Received(packet, self._parsed, hashed, tag, bool(flags))
+        if flags & NEEDS_CHECKSUM:
+            received.fix_checksum()
         self._store(port, ring, received)
         return True
 
@@ -138,30 +143,89 @@ class Receiver:
 
     def _store(self, port: Port, ring: Ring, received: Received) -> None:
         """``e1000e_write_packet_to_guest``."""
-        registers, size = self._regs, received.packet.size
-        total, room = size + registers.fcs, sum(registers.buffers)
+        registers = self._regs
         header = received.header_size(registers)
+        total = received.packet.size + registers.fcs
         source = _Source(received.packet.pieces)
-        done = 0
-        while True:
+        done = idle = 0
+        while done < total:
             if registers.empty(ring):
                 return
             at = (registers.base(ring) + 16 * registers[ring.head]) & regs.MASK64
             raw = fetch(port, at, registers.descriptor)
             fill = _Fill(self._addresses(raw), [0] * _BUFFERS)
-            here = min(total - done, room)
-            if fill.addresses[0] and done < size:
-                fill.at = 1 if header else 0
-                first = 0 if received.placed else header
-                received.placed = True
-                self._fill(port, fill, source, min(size - done, room), first)
-                if done + here >= total:
-                    self._payload(port, fill, bytes(registers.fcs))
-            done += here
+            step = self._fill_reworked if self._reworked else self._fill
+            size = step(port, fill, source, received, header, done)
+            done += size
             self._write_back(port, at, raw, fill, received if done >= total else None, header)
             registers.advance(ring, registers.descriptor // 16)
-            if done >= total:
-                return
+            idle = 0 if size else idle + 1
+            if idle > registers.descriptors(ring):
+                raise ModelError("QEMU goes round a ring of descriptors without buffers for ever")
+
+    def _fill(
+        self, port: Port, fill: _Fill, source: _Source, received: Received, header: int, done: int
+    ) -> int:
+        """One descriptor's share of the packet; bytes that count as done. One without buffers
+        counts as if it had been filled."""
+        size, room = received.packet.size, sum(self._regs.buffers)
+        total = size + self._regs.fcs
+        if fill.addresses[0] and done < size:
+            left = min(size - done, room)
+            left -= self._split(port, fill, source, received, header, left)
+            self._copy(port, fill, source, left)
+            if done + room >= total:
+                self._payload(port, fill, bytes(self._regs.fcs))
+        return min(total - done, room)
+
+    def _fill_reworked(
+        self, port: Port, fill: _Fill, source: _Source, received: Received, header: int, done: int
+    ) -> int:
+        """The same, counting what was really written. The check sequence always gets a
+        descriptor of its own, because ``done`` does not yet count the data before it."""
+        if not fill.addresses[0]:
+            return 0
+        size, room = received.packet.size, sum(self._regs.buffers)
+        total, put = size + self._regs.fcs, 0
+        if done < size:
+            put = self._split(port, fill, source, received, header, size - done)
+            left = size - done - put
+            if header:
+                room -= self._regs.buffers[0]
+            left = min(left, room)
+            self._copy(port, fill, source, left)
+            put += left
+            room -= left
+        elif room:
+            put = min(room, total - done)
+            self._payload(port, fill, bytes(put))
+        return put
+
+    def _split(
+        self, port: Port, fill: _Fill, source: _Source, received: Received, header: int, left: int
+    ) -> int:
+        """Of a split packet, the header goes into buffer 0, which is left empty in later
+        descriptors; bytes written."""
+        if not header:
+            return 0
+        fill.at = 1
+        if received.placed:
+            return 0
+        received.placed = True
+        if left < header:
+            raise ModelError("QEMU copies what lies behind the packet in its own memory")
+        done = 0
+        while done < header:
+            data = source.take(header - done)
+            self._put(port, fill, 0, data)
+            done += len(data)
+        return header
+
+    def _copy(self, port: Port, fill: _Fill, source: _Source, size: int) -> None:
+        while size:
+            data = source.take(size)
+            self._payload(port, fill, data)
+            size -= len(data)
 
     def _addresses(self, raw: bytes) -> list[int | None]:
         """Of the buffers; None: from memory of QEMU's that it never set."""
@@ -176,26 +240,11 @@ class Receiver:
         registers = self._regs
         return registers.extended and bool(registers[regs.RCTL] & regs.RCTL_DTYP_PS)
 
-    def _fill(
-        self, port: Port, fill: _Fill, source: _Source, size: int, header: int
-    ) -> None:
-        """``size`` bytes of the packet; of a split one the first ``header`` go into buffer 0,
-        which is left empty in later descriptors."""
-        if size < header:
-            raise ModelError("QEMU copies what lies behind the packet in its own memory")
-        while header:
-            data = source.take(header)
-            self._put(port, fill, 0, data)
-            header -= len(data)
-            size -= len(data)
-        while size:
-            data = source.take(size)
-            self._payload(port, fill, data)
-            size -= len(data)
-
     def _payload(self, port: Port, fill: _Fill, data: bytes) -> None:
         """``e1000e_write_payload_frag_to_rx_buffers``."""
         while data:
+            if fill.at == _BUFFERS:
+                raise ModelError("QEMU asserts that a packet fits into its buffers")
             left = self._regs.buffers[fill.at] - fill.written[fill.at]
             part = data[:left]
             number = fill.at
@@ -203,7 +252,7 @@ class Receiver:
             data = data[len(part) :]
             if fill.written[number] == self._regs.buffers[number]:
                 fill.at += 1
-            if fill.at == _BUFFERS:
+            if fill.at == _BUFFERS and not self._reworked:
                 raise ModelError("QEMU asserts that a packet does not fill all four buffers")
 
     def _put(self, port: Port, fill: _Fill, number: int, data: bytes) -> None:

@@ -52,7 +52,6 @@ class Received:
     hashed: Hashed
     tag: int | None
     vouched: bool
-    old: bool
     #: Whether the header of a split packet has been stored.
     placed: bool = False
 
@@ -68,6 +67,20 @@ class Received:
         transport = parsed.protocol in (TCP, UDP) and not parsed.fragment
         size = parsed.layer5 if transport else parsed.layer4
         return 0 if size > registers.buffers[0] or size > self.packet.size else size
+
+
+    def fix_checksum(self) -> None:
+        """Fill in what the sender left to the device, in the packet's own memory
+        (``net_rx_pkt_fix_l4_csum``)."""
+        parsed = self.parsed
+        at = {TCP: 16, UDP: 6}.get(parsed.protocol)
+        if at is None or (parsed.protocol == UDP and not any(parsed.header[6:8])):
+            return
+        if parsed.ip4 is not None and parsed.fragment:
+            return
+        self.packet.write(parsed.layer4 + at, b"\0\0")
+        value = _transport_sum(self) or 0xFFFF
+        self.packet.write(parsed.layer4 + at, value.to_bytes(2, "big"))
 
 
 def spread(registers: Registers, parsed: Parsed) -> Hashed:

@@ -13,7 +13,7 @@ from qemuglue.memory.address_space import AddressSpace
 from qemuglue.memory.mapping import Mapping
 from qemuglue.witness.dma import e1000e_registers as regs
 from qemuglue.witness.dma.device import Port
-from qemuglue.witness.dma.e1000e_packet import MAX_PIECES, Packet
+from qemuglue.witness.dma.e1000e_packet import MAX_PIECES, Packet, Style
 from qemuglue.witness.dma.e1000e_registers import TRANSMIT, Registers
 from qemuglue.witness.dma.e1000e_vector import Mapped, Piece, Vector, private
 
@@ -42,12 +42,13 @@ class _Queue:
 
 
 class Transmitter:
-    """``old``: as up to QEMU 7.2. ``loop`` takes what a looped-back device sends."""
+    """``loop`` takes what a looped-back device sends."""
 
-    def __init__(self, registers: Registers, loop: Loop, *, old: bool) -> None:
+    def __init__(self, registers: Registers, loop: Loop, style: Style) -> None:
         self._regs = registers
         self._loop = loop
-        self._old = old
+        self._style = style
+        self._old = style.old
         self._queues = (_Queue(), _Queue())
 
     def reset(self, *, by_software: bool) -> None:
@@ -112,7 +113,7 @@ class Transmitter:
 
     def _send(self, port: Port, queue: _Queue, lower: int, tag: int) -> None:
         registers = self._regs
-        packet = Packet(Vector(piece for *_, piece in queue.pieces), old=self._old)
+        packet = Packet(Vector(piece for *_, piece in queue.pieces), self._style)
         if not packet.parsed:
             return
         if registers[regs.CTRL] & regs.CTRL_VME and lower & _VLE:
