@@ -24,12 +24,13 @@ from qemuglue.witness.face import (
     HostFace,
 )
 from qemuglue.witness.forms import Form
+from qemuglue.witness.plan import DevicePlan
 from qemuglue.witness.ram import PAGE, PAGE_BITS
 from qemuglue.witness.session import Session, Step
 from qemuglue.witness.verdict import Kind, Tally, Verdict
 
 #: verb -> (size, is it a write)
-_SIZED = {
+SIZED = {
     **{verb: (size, False) for verb, size in SIZED_READS.items()},
     **{verb: (size, True) for verb, size in SIZED_WRITES.items()},
 }
@@ -51,9 +52,11 @@ class FastRoad:
 
     def __init__(self, session: Session, tally: Tally, features: set[object] | None) -> None:
         self._evidence = session.evidence
+        self._accessed = session.following.accessed
         self._memory = session.fast
         self._io = session.fast_io
         self._tally = tally
+        self._verbs = tally.verbs
         self._features = features
         self._forms: set[Form] | None = None if features is None else set()
         self._plain: set[tuple[Kind, str]] = set()
@@ -61,8 +64,10 @@ class FastRoad:
         self._port_counts: Counter[int] = Counter()
         #: Another face than QEMU's own (a planted defect) is for the general road.
         self._open = type(session.face) is HostFace
-        order = "<" if session.face.order == "little" else ">"
-        structs = {size: Struct(order + code) for size, code in _CODES.items()}
+        self._turn = object()
+        self._order = session.face.order
+        mark = "<" if self._order == "little" else ">"
+        structs = {size: Struct(mark + code) for size, code in _CODES.items()}
         self._unpack = {size: each.unpack_from for size, each in structs.items()}
         self._pack = {size: each.pack_into for size, each in structs.items()}
 
@@ -70,57 +75,105 @@ class FastRoad:
         """The number of the first operation from ``at`` on that is left to the general road, or
         that comes behind a change of the map (``evidence.topology``); ``stop`` if there is none.
         """
+        self._turn = object()
         if not self._open:
             return at
-        evidence, fast, forms = self._evidence, self._memory, self._forms
+        if self._evidence.may_remap:
+            return self._run_carefully(steps, lines, at, stop)
+        return self._run(steps, lines, at, stop)
+
+    def _run(self, steps: Sequence[Step], lines: Sequence[bytes], at: int, stop: int) -> int:
+        """Where the map cannot change. Everything is in this one loop because it is entered
+        hundreds of thousands of times a second; ``_one`` says the same in order."""
+        evidence, fast, forms, turn = self._evidence, self._memory, self._forms, self._turn
         starts, limits, delta, plans = fast.starts, fast.limits, fast.delta, fast.plans
         rdata, wdata, dirty = fast.rdata, fast.wdata, fast.dirty
-        unpack, pack = self._unpack, self._pack
-        counts, verbs, remaps = self._counts, self._tally.verbs, evidence.may_remap
+        unpack, pack, counts, verbs = self._unpack, self._pack, self._counts, self._verbs
+        text, pos, plain_marks, kinds = evidence.text, evidence.pos, self._plain, fast.kinds
+        called: DevicePlan | None = None
+        k = at
+        try:
+            for k in range(at, stop):
+                op, addr = steps[k]
+                verb = op.verb
+                way = SIZED.get(verb)
+                if way is not None:
+                    size, is_write = way
+                    i = bisect_right(starts, addr) - 1
+                    if addr + size > limits[i]:
+                        return k
+                    place = addr + delta[i]
+                    data = wdata[i] if is_write else rdata[i]
+                    reply = lines[k]
+                    if data is None:
+                        plan = plans[i]
+                        if plan.checked is not turn:
+                            plan.check(evidence, turn)
+                        found = plan.forms.get((place & plan.mask) << 5 | size << 1 | is_write)
+                        if found is not None and found[0]:
+                            if is_write:
+                                if reply != OK_REPLY:
+                                    return k
+                                value = op.value
+                            else:
+                                value = int(reply[5:], 16)
+                                if reply != b"OK 0x%016x" % value or value >> 8 * size:
+                                    return k
+                            if text[pos] == found[0] % (plan.base + place, value) or not (
+                                is_write
+                                or not found[1].lines[0].holds(
+                                    text[pos], plan.base + place, value)
+                            ):
+                                pos += 1
+                                called = plan
+                                if forms is not None:
+                                    forms.add(found[1])
+                                counts[i] += 1
+                                verbs[verb] += 1
+                                continue
+                    elif is_write:
+                        if reply != OK_REPLY:
+                            return k
+                        pack[size](data, place, op.value)
+                        page = place >> PAGE_BITS
+                        dirty[i].add(page)
+                        if place % PAGE > PAGE - size:
+                            dirty[i].add(page + 1)
+                        if forms is not None:
+                            plain_marks.add((kinds[i], verb))
+                        counts[i] += 1
+                        verbs[verb] += 1
+                        continue
+                    elif reply == b"OK 0x%016x" % unpack[size](data, place)[0]:
+                        if forms is not None:
+                            plain_marks.add((kinds[i], verb))
+                        counts[i] += 1
+                        verbs[verb] += 1
+                        continue
+                evidence.step_to(pos, None if called is None else called.region)
+                if not self._one(op, addr, lines[k]):
+                    return k
+                pos, called = evidence.pos, None
+            return stop
+        except ValueError:  # a reply that is no number
+            return k
+        finally:
+            if called is not None:
+                evidence.step_to(pos, called.region)
+
+    def _run_carefully(
+        self, steps: Sequence[Step], lines: Sequence[bytes], at: int, stop: int
+    ) -> int:
+        """Where each operation may have changed the map."""
+        evidence = self._evidence
         for k in range(at, stop):
             op, addr = steps[k]
-            verb = op.verb
-            way = _SIZED.get(verb)
-            if way is None:
-                if not self._other(op, addr, lines[k]):
-                    return k
-            else:
-                size, is_write = way
-                i = bisect_right(starts, addr) - 1
-                if addr + size > limits[i]:
-                    return k
-                if remaps:
-                    evidence.op_addr, evidence.op_size = addr, size
-                if is_write:
-                    data = wdata[i]
-                    if data is None:
-                        if not plans[i].writes(
-                            evidence, addr + delta[i], size, op.value, lines[k], forms
-                        ):
-                            return k
-                    else:
-                        if lines[k] != OK_REPLY:
-                            return k
-                        place = addr + delta[i]
-                        pack[size](data, place, op.value)
-                        dirty[i].add(place >> PAGE_BITS)
-                        if place % PAGE > PAGE - size:
-                            dirty[i].add((place >> PAGE_BITS) + 1)
-                        if forms is not None:
-                            self._plain.add((fast.kinds[i], verb))
-                else:
-                    data = rdata[i]
-                    if data is None:
-                        if not plans[i].reads(evidence, addr + delta[i], size, lines[k], forms):
-                            return k
-                    else:
-                        if lines[k] != b"OK 0x%016x" % unpack[size](data, addr + delta[i])[0]:
-                            return k
-                        if forms is not None:
-                            self._plain.add((fast.kinds[i], verb))
-                counts[i] += 1
-            verbs[verb] += 1
-            if remaps and evidence.topology:
+            evidence.op_addr, evidence.op_size = addr, op.size
+            if op.verb in _PORTS:
+                evidence.op_addr = PORT_ROOT_SIZE
+            if not self._one(op, addr, lines[k]):
+                return k
+            if evidence.topology:
                 return k + 1
         return stop
 
@@ -130,56 +183,84 @@ class FastRoad:
         for i, n in enumerate(self._counts):
             if n:
                 cells[self._memory.kinds[i], Verdict.MATCH] += n
+                self._accessed.add(self._memory.sections[i].region)
         if self._io is not None:
             for i, n in self._port_counts.items():
                 cells[self._io.kinds[i], Verdict.MATCH] += n
+                self._accessed.add(self._io.sections[i].region)
         if self._features is not None and self._forms is not None:
             self._features.update(form.feature for form in self._forms)
             self._features.update((kind, verb, (), OK) for kind, verb in self._plain)
 
-    # -- other verbs ---------------------------------------------------------------------------
+    # -- one operation -------------------------------------------------------------------------
 
-    def _other(self, op: Operation, addr: int, reply: bytes) -> bool:
-        """A port access or a byte string; whether it was judged."""
-        way = _PORTS.get(op.verb)
-        if way is None:
+    def _one(self, op: Operation, addr: int, reply: bytes) -> bool:
+        """Judge one operation; False if it is not for this road."""
+        verb = op.verb
+        if verb in SIZED:
+            size, is_write = SIZED[verb]
+            done = self._sized(op, addr, reply, size, is_write)
+        elif verb in _PORTS:
+            done = self._port(op, addr, reply)
+        else:
+            done = self._bytes(op, addr, reply)
+        if done:
+            self._verbs[verb] += 1
+        return done
+
+    def _sized(self, op: Operation, addr: int, reply: bytes, size: int, is_write: bool) -> bool:
+        fast, evidence = self._memory, self._evidence
+        i = bisect_right(fast.starts, addr) - 1
+        if addr + size > fast.limits[i]:
+            return False
+        place = addr + fast.delta[i]
+        data = fast.wdata[i] if is_write else fast.rdata[i]
+        if data is not None:
             return self._bytes(op, addr, reply)
+        if is_write:
+            met = fast.plans[i].writes(evidence, place, size, op.value, reply, self._forms)
+        else:
+            met = fast.plans[i].reads(evidence, place, size, reply, self._forms)
+        self._counts[i] += met
+        return met
+
+    def _port(self, op: Operation, addr: int, reply: bytes) -> bool:
         io, evidence = self._io, self._evidence
         if io is None:
             return False
+        size, is_write = _PORTS[op.verb]
         i = bisect_right(io.starts, addr) - 1
-        size, is_write = way
         if addr + size > io.limits[i]:
             return False
-        if evidence.may_remap:
-            evidence.op_addr, evidence.op_size = PORT_ROOT_SIZE, size
         plan, offset = io.plans[i], addr + io.delta[i]
         if is_write:
             met = plan.writes(evidence, offset, size, op.value, reply, self._forms)
         else:
             met = plan.reads(evidence, offset, size, reply, self._forms)
-        if met:
-            self._port_counts[i] += 1
+        self._port_counts[i] += met
         return met
 
     def _bytes(self, op: Operation, addr: int, reply: bytes) -> bool:
-        """``read``, ``write`` or ``memset`` inside one section of memory."""
+        """Anything inside one section of memory."""
         fast = self._memory
         i = bisect_right(fast.starts, addr) - 1
         if addr + op.size > fast.limits[i]:
             return False
         place = addr + fast.delta[i]
         last = place + op.size
-        if op.verb == "read":
+        if op.verb == "read" or op.verb in SIZED_READS:
             data = fast.rdata[i]
-            if data is None or reply != b"OK 0x%b" % data[place:last].hex().encode():
+            if data is None:
+                return False
+            read = bytes(data[place:last])
+            owed = (b"OK 0x%b" % read.hex().encode() if op.verb == "read" else
+                    b"OK 0x%016x" % int.from_bytes(read, self._order))
+            if reply != owed:
                 return False
         else:
             data = fast.wdata[i]
-            if data is None or reply != OK_REPLY or op.verb not in ("write", "memset"):
-                return False
-            fill = op.data if op.verb == "write" else bytes([op.value]) * op.size
-            if len(fill) != op.size:
+            fill = self._written(op)
+            if data is None or reply != OK_REPLY or len(fill) != op.size:
                 return False
             data[place:last] = fill
             fast.dirty[i].update(
@@ -188,3 +269,11 @@ class FastRoad:
         if self._forms is not None:
             self._plain.add((fast.kinds[i], op.verb))
         return True
+
+    def _written(self, op: Operation) -> bytes:
+        """The bytes that a write moves; none where the verb is none of those."""
+        if op.verb in SIZED_WRITES:
+            return op.value.to_bytes(op.size, self._order)
+        if op.verb == "memset":
+            return bytes([op.value]) * op.size
+        return op.data if op.verb == "write" else b""

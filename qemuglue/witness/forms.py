@@ -9,6 +9,7 @@ to the text owed is the event owed. What has no form is left to whoever takes li
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 
 from qemuglue.memory.attrs import DECODE_ERROR
@@ -18,6 +19,9 @@ from qemuglue.memory.region import MemoryRegion
 from qemuglue.memory.rules import Rules
 from qemuglue.qemu.events import Event, Kind, Refusal, parse
 from qemuglue.witness.contracts import Veto
+
+#: A number in QEMU's lines, as the parser has it.
+_DIGITS = re.compile(rb"[0-9a-f]{1,16}")
 
 #: A sample address and value, to see what the parser makes of a text.
 _ADDRESS, _VALUE = 0xFEDCBA98, 0x5A
@@ -40,6 +44,19 @@ class Line:
     right: int = 0
     mask: int = 0
     left: int = 0
+    #: The text in front of the value's digits, which is filled with the place, and behind them.
+    head: bytes = b""
+    tail: bytes = b""
+
+    def holds(self, line: bytes, place: int, value: int) -> bool:
+        """Whether ``line`` is this read with the bits of ``value``: a device may return more bits
+        than count (all-ones of 64 bits, say), and QEMU prints them."""
+        head = self.head % place
+        if not (line.startswith(head) and line.endswith(self.tail)):
+            return False
+        digits = line[len(head) : -len(self.tail)]
+        return _DIGITS.fullmatch(digits) is not None and (
+            int(digits, 16) >> self.left & self.mask == value >> self.right & self.mask)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -143,8 +160,8 @@ def _calls(
     rules: Rules, contract: Contract, region: MemoryRegion, size: int, big: bool,
     is_write: bool, pointer: int,
 ) -> list[Line] | None:
-    """The calls of one accepted dispatch; None where a read's value does not tell what each
-    returned (a piece wider than the access)."""
+    """The calls of one accepted dispatch; None where pieces of a read share bits or leave some
+    out, so that its value does not tell what each returned."""
     found: list[Line] = []
     told, bits = 0, (1 << 8 * size) - 1
     for piece in rules.pieces(contract, size, big):
@@ -152,13 +169,17 @@ def _calls(
         right, left = max(0, piece.shift), max(0, -piece.shift)
         mask = (bits >> right) & (width >> left)
         covered = mask << right
-        if not is_write and (told & covered or mask != width or left):
+        if not is_write and told & covered:
             return None
         told |= covered
         text = call_text(region, piece.size, is_write, pointer)
         if text is None:
             return None
-        found.append(Line(text, piece.delta, piece.size, False, True, right, mask, left))
+        head, mark, tail = text.partition(b" value 0x")
+        found.append(Line(
+            text, piece.delta, piece.size, False, True, right, mask, left,
+            head + mark, tail[len(b"%x"):].replace(b"%%", b"%"),
+        ))
     return found if is_write or told == bits else None
 
 

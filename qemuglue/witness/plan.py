@@ -18,8 +18,13 @@ from qemuglue.witness.face import OK_REPLY, PORT_READS, PORT_WRITES, SIZED_READS
 from qemuglue.witness.forms import Access, Form, form_of
 from qemuglue.witness.verdict import Kind
 
-#: Forms kept for single offsets of a device that refuses some of them.
-MAX_EXACT = 1 << 16
+#: Forms kept of one region: a device that refuses some offsets has one for each access.
+MAX_FORMS = 1 << 16
+
+#: Bits of an offset that decide the shape of an access (``Rules.chunk``).
+_SHAPE_MASK = 63
+
+_PORT_REPLY = b"OK 0x%04x"
 
 #: (ports, size, is_write) -> verb
 _VERBS = {
@@ -34,13 +39,14 @@ _VERBS = {
 class DevicePlan:
     """The plan of one region in one space; ``kind`` is its row in the verdict table.
 
-    ``marks`` of ``reads`` and ``writes`` gets the forms that were met: what they show to
-    coverage feedback is their ``feature``.
+    Call ``check`` before the first use and whenever the general road has been taken since: first
+    evidence may have shown there that the device refuses by its own rule, or its byte order.
+    ``forms`` then has what is known, by ``key``; ``mask`` has the bits of the offset that matter.
     """
 
     __slots__ = (
-        "_base", "_contract", "_epoch", "_exact", "_following", "_forms", "_is_root", "_kind",
-        "_region", "_reply", "_single", "_space", "_usable", "_veto",
+        "_contract", "_epoch", "_following", "_is_root", "_kind", "_region", "_reply", "_single",
+        "_space", "_usable", "_vetoing", "base", "checked", "forms", "mask",
     )
 
     def __init__(
@@ -52,9 +58,8 @@ class DevicePlan:
         self._region = region
         self._kind = kind
         self._following = following
-        self._base = region.absolute()
         self._single = ports and space.rules.ports_single_dispatch
-        self._reply = b"OK 0x%04x" if ports else b"OK 0x%016x"
+        self._reply = _PORT_REPLY if ports else b"OK 0x%016x"
         self._is_root = isinstance(region.ops, IoRootOps)
         self._usable = (
             (region.ops is None or self._is_root) and not region.ioeventfds
@@ -62,20 +67,67 @@ class DevicePlan:
             and region.kind not in (RegionKind.RAM_DEVICE, RegionKind.ROM_DEVICE)
             and not forwards(region) and not space.rules.blocked(False)
         )
-        #: By size, direction and the low bits of the offset; by the whole offset where the
-        #: device is known to refuse some.
-        self._forms: dict[int, Form | None] = {}
-        self._exact: dict[int, Form | None] = {}
         self._epoch = -1
         self._contract = region.contract
-        self._veto: Veto | None = None
+        self._vetoing = False
+        #: The region's address on its bus.
+        self.base = region.absolute()
+        #: Whatever ``check`` was last called with.
+        self.checked: object = None
+        #: (text of a call that is all there is, or ``b""``; the form), None: the general road.
+        self.forms: dict[int, tuple[bytes, Form] | None] = {}
+        self.mask = _SHAPE_MASK
+
+    @property
+    def region(self) -> MemoryRegion:
+        return self._region
+
+    def check(self, evidence: Evidence, when: object) -> None:
+        """Forget the forms if what they were made from has changed."""
+        self.checked = when
+        contract = self._region.contract
+        veto = contract.accepts
+        vetoing = isinstance(veto, Veto) and veto.vetoing
+        if (
+            self._epoch == evidence.epoch and contract is self._contract
+            and vetoing is self._vetoing and len(self.forms) < MAX_FORMS
+        ):
+            return
+        self._epoch, self._contract, self._vetoing = evidence.epoch, contract, vetoing
+        self.mask = MASK64 if vetoing else _SHAPE_MASK
+        self.forms = {}
+
+    def make(
+        self, evidence: Evidence, offset: int, size: int, is_write: bool
+    ) -> tuple[bytes, Form] | None:
+        """What ``forms`` has for an access from now on, if it can be said for good."""
+        key = (offset & self.mask) << 5 | size << 1 | is_write
+        if not self._usable:
+            self.forms[key] = None
+            return None
+        if self._following is not None and self._following.hears(self._region, is_write):
+            return None
+        pointer = evidence.pointer(self._region)
+        form = form_of(
+            self._space.rules, self._region, Access(offset, size, is_write, self._single),
+            pointer or 0, target_big=self._space.target_big, is_root=self._is_root,
+            feature=(self._kind, _VERBS[len(self._reply) == len(_PORT_REPLY), size, is_write]),
+        )
+        if form is None:
+            if not self._vetoing:  # else it may be learnt
+                self.forms[key] = None
+            return None
+        if form.calls and pointer is None:
+            return None  # nobody has met it yet
+        found = self.forms[key] = form.plain, form
+        return found
 
     def reads(
         self, evidence: Evidence, offset: int, size: int, reply: bytes, marks: set[Form] | None
     ) -> bool:
         """Whether the next lines and ``reply`` are what a read at ``offset`` owes."""
-        form = self._form(evidence, offset, size, False)
-        if form is None:
+        found = self._form(evidence, offset, size, False)
+        if found is None:
             return False
         try:
             value = int(reply[5:], 16)
@@ -83,104 +135,41 @@ class DevicePlan:
             return False
         if reply != self._reply % value or value >> 8 * size:
             return False
-        pos = evidence.pos
-        if form.plain and evidence.text[pos] == form.plain % (
-            (self._base + offset) & MASK64, value
-        ):
-            stop = pos + 1
-        else:
-            if form.swapped:
-                value = int.from_bytes(value.to_bytes(size, "big"), "little")
-            if value & form.fixed != form.filling:
-                return False
-            stop = self._met(evidence, form, offset, value, False)
-            if stop == pos:
-                return False
-        evidence.step_to(stop, self._region if form.calls else None)
-        if marks is not None:
-            marks.add(form)
-        return True
+        return self.met(evidence, found[1], offset, size, value, False, marks)
 
     def writes(
         self, evidence: Evidence, offset: int, size: int, value: int, reply: bytes,
         marks: set[Form] | None,
     ) -> bool:
         """The same for a write of ``value``."""
-        form = self._form(evidence, offset, size, True)
-        if form is None or reply != OK_REPLY:
+        found = self._form(evidence, offset, size, True)
+        if found is None or reply != OK_REPLY:
             return False
-        pos = evidence.pos
-        if form.plain and evidence.text[pos] == form.plain % (
-            (self._base + offset) & MASK64, value
-        ):
-            stop = pos + 1
-        else:
-            if form.swapped:
-                value = int.from_bytes(value.to_bytes(size, "big"), "little")
-            stop = self._met(evidence, form, offset, value, True)
-            if stop == pos:
-                return False
-        evidence.step_to(stop, self._region if form.calls else None)
-        if marks is not None:
-            marks.add(form)
-        return True
+        return self.met(evidence, found[1], offset, size, value, True, marks)
 
-    # -- inside --------------------------------------------------------------------------------
+    def _form(
+        self, evidence: Evidence, offset: int, size: int, is_write: bool
+    ) -> tuple[bytes, Form] | None:
+        self.check(evidence, None)
+        key = (offset & self.mask) << 5 | size << 1 | is_write
+        found = self.forms.get(key)
+        if found is None and key not in self.forms:
+            found = self.make(evidence, offset, size, is_write)
+        return found
 
-    def _form(self, evidence: Evidence, offset: int, size: int, is_write: bool) -> Form | None:
-        """The access's form under the contract as it is now: first evidence may have shown
-        meanwhile that the device refuses by its own rule, or what its byte order is."""
-        if self._epoch != evidence.epoch or self._region.contract is not self._contract:
-            self._begin(evidence)
-        veto = self._veto
-        if veto is not None and veto.vetoing:
-            forms, key = self._exact, offset << 5 | size << 1 | is_write
-        else:
-            forms, key = self._forms, (offset & 63) << 5 | size << 1 | is_write
-        form = forms.get(key)
-        if form is None and key not in forms:
-            form = self._make(evidence, forms, key, Access(offset, size, is_write, self._single))
-        return form
-
-    def _begin(self, evidence: Evidence) -> None:
-        self._epoch = evidence.epoch
-        self._contract = self._region.contract
-        accepts = self._contract.accepts
-        self._veto = accepts if isinstance(accepts, Veto) else None
-        self._forms.clear()
-        self._exact.clear()
-
-    def _make(
-        self, evidence: Evidence, forms: dict[int, Form | None], key: int, access: Access
-    ) -> Form | None:
-        if not self._usable:
-            forms[key] = None
-            return None
-        if self._following is not None and self._following.hears(self._region, access.is_write):
-            return None
-        verb = _VERBS[self._reply == b"OK 0x%04x", access.size, access.is_write]
-        pointer = evidence.pointer(self._region)
-        form = form_of(
-            self._space.rules, self._region, access, pointer or 0,
-            target_big=self._space.target_big, is_root=self._is_root,
-            feature=(self._kind, verb),
-        )
-        if form is not None and form.calls and pointer is None:
-            return None  # nobody has met it yet
-        if forms is self._forms or (form is not None and len(forms) < MAX_EXACT):
-            forms[key] = form
-        return form
-
-    def _met(
-        self, evidence: Evidence, form: Form, offset: int, value: int, is_write: bool
-    ) -> int:
-        """Where the lines of ``form`` end if they come next, else where they would begin.
-        ``value`` is in the device's order."""
-        pos, text = evidence.pos, evidence.text
-        if pos + len(form.lines) >= len(text):
-            return pos
-        base = self._base + offset
-        at = pos
+    def met(
+        self, evidence: Evidence, form: Form, offset: int, size: int, value: int,
+        is_write: bool, marks: set[Form] | None,
+    ) -> bool:
+        """Whether the lines of ``form`` come next; then they are stepped over. ``value`` is that
+        of the operation or its reply."""
+        if form.swapped:
+            value = int.from_bytes(value.to_bytes(size, "big"), "little")
+        if not is_write and value & form.fixed != form.filling:
+            return False
+        text, at, base = evidence.text, evidence.pos, self.base + offset
+        if at + len(form.lines) >= len(text):
+            return False
         for line in form.lines:
             if line.refused:
                 owed = line.text % (offset + line.delta)
@@ -190,14 +179,12 @@ class DevicePlan:
                 )
             else:
                 owed = line.text % ((base + line.delta) & MASK64)
-            if text[at] != owed:
-                break
+            if text[at] != owed and (is_write or not line.filled or not line.holds(
+                text[at], (base + line.delta) & MASK64, value
+            )):
+                return False
             at += 1
-        else:
-            return at
-        if len(form.lines) > 1 or not line.filled:
-            return pos
-        # A device may return more bits than it was asked for: the event has what counts.
-        part = (value >> line.right & line.mask) << line.left
-        met = evidence.is_next(self._region, offset + line.delta, line.size, is_write, part)
-        return pos + met
+        evidence.step_to(at, self._region if form.calls else None)
+        if marks is not None:
+            marks.add(form)
+        return True

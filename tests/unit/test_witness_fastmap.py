@@ -188,7 +188,7 @@ def test_a_yes_of_the_fast_road_is_a_yes_of_the_general_one(
 
 @settings(max_examples=200)
 @given(RANDOMS, st.booleans(), st.sampled_from(Endian))
-def test_the_fast_road_takes_every_access_but_a_widened_read(
+def test_the_fast_road_takes_every_access_in_one_section(
     rng: Random, target_big: bool, endian: Endian
 ) -> None:
     """It would be sound, and useless, to always say no."""
@@ -197,8 +197,7 @@ def test_the_fast_road_takes_every_access_but_a_widened_read(
     for _ in range(8):
         op, addr = draw_access(rng)
         events, reply = road.happens(op, addr)
-        known = op.verb in SIZED_WRITES or sum(event.size for event in events) == op.size
-        assert road.fast(plan, op, addr, events, reply)[0] == known, (road.contract, op, events)
+        assert road.fast(plan, op, addr, events, reply)[0], (road.contract, op, events)
 
 
 def test_a_region_nobody_met_yet_takes_the_general_road() -> None:
