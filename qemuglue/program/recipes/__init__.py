@@ -8,6 +8,7 @@ minimizing and the text format need to know nothing about them.
 ``recipe``    what a recipe is, and the guest RAM it may use
 ``edu``       QEMU's teaching device
 ``fw_cfg``    QEMU's firmware configuration
+``e1000e``    a network controller; ``e1000e_packets`` are what it sends
 ``mix``       programs that mix recipes with ordinary accesses
 ``focus``     accesses to one device: its regions and its configuration space
 ``topology``  programs that change the memory map; ``pci`` and ``knobs`` know the registers
@@ -16,9 +17,10 @@ minimizing and the text format need to know nothing about them.
 
 from __future__ import annotations
 
+from qemuglue.program.recipes.e1000e import E1000eRecipe
 from qemuglue.program.recipes.edu import EduRecipe
 from qemuglue.program.recipes.fw_cfg import FwCfgRecipe
 from qemuglue.program.recipes.recipe import Recipe
 
 #: Every recipe for a device that does DMA; a machine takes those that fit it.
-RECIPES: tuple[Recipe, ...] = (FwCfgRecipe(), EduRecipe())
+RECIPES: tuple[Recipe, ...] = (FwCfgRecipe(), EduRecipe(), E1000eRecipe())
