@@ -175,10 +175,10 @@ def _prepare(
 
 def _check_alone(options: argparse.Namespace) -> None:
     """Raises UsageError where a target that needs no QEMU is told of one."""
-    told = (options.machine, options.device, options.qemu_args, options.build, options.defect)
+    told = (options.machine, options.device, options.qemu_args, options.build)
     if options.target in ALONE and any(told):
         raise UsageError(f"the target {options.target} needs no QEMU: leave out --machine, "
-                         "--device, --qemu-args, --build and --defect")
+                         "--device, --qemu-args and --build")
 
 
 def _prepare_alone(

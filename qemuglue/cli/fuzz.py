@@ -12,6 +12,7 @@ from rich.console import Console
 from qemuglue.campaign.defects import DEFAULT_DEFECT
 from qemuglue.campaign.feedback import DEFAULT_FEEDBACK, FEEDBACKS, has_atheris
 from qemuglue.campaign.inputs.campaign import InputSettings, run_campaign
+from qemuglue.campaign.inputs.subject import find_subject
 from qemuglue.campaign.runner import Campaign
 from qemuglue.campaign.settings import DEFAULT_OPERATIONS, ENGINES, MAX_JOBS, Settings
 from qemuglue.campaign.targets import DEFAULT_TARGET, TARGETS, find_target
@@ -104,9 +105,10 @@ def input_settings_of(args: argparse.Namespace) -> InputSettings:
 
     :raise UsageError: they cannot be, or speak of one.
     """
-    if args.machine or args.device or args.qemu_args or args.build or args.defect:
+    if args.machine or args.device or args.qemu_args or args.build or args.mode:
         raise UsageError(f"the target {args.target} needs no QEMU: leave out --machine, "
-                         "--device, --qemu-args, --build and --defect")
+                         "--device, --qemu-args, --build and --mode")
+    find_subject(args.target, args.defect or "")
     if not 1 <= args.jobs <= MAX_JOBS:
         raise UsageError(f"{args.jobs} jobs; give 1 to {MAX_JOBS}")
     seconds = _seconds(args)
@@ -117,6 +119,7 @@ def input_settings_of(args: argparse.Namespace) -> InputSettings:
         engine=_engine(args),
         seed=secrets.randbits(63) if args.seed is None else args.seed, seconds=seconds,
         inputs=args.programs, jobs=args.jobs, until_found=args.until_found,
+        defect=args.defect or "",
     )
 
 

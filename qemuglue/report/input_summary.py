@@ -17,6 +17,7 @@ def document(settings: InputSettings, result: InputResult) -> dict[str, Any]:
         "seconds": round(result.elapsed_s, 3), "inputs": result.inputs,
         "answers": sorted(result.facts), "corpus": result.corpus, "out": str(settings.out),
         "interrupted": result.interrupted, "failed": result.failed,
+        "defect": settings.defect,
         "findings": [{"kind": each.kind, "signature": each.signature, "message": each.message,
                       "path": str(each.path)} for each in result.findings],
     }
@@ -39,7 +40,12 @@ def lines(settings: InputSettings, result: InputResult) -> list[str]:
         first = next(each for each in result.findings if each.signature == signature)
         said.append(f"{first.message}")
         said.append(f"  see it again: {shlex.join(['qemuglue', 'replay', str(first.path)])}")
-    if not result.findings and not result.failed:
+    if settings.defect:
+        said.append(f"The defect {settings.defect} was planted in the model: it is the model that "
+                    "is wrong here." if result.findings else
+                    f"The defect {settings.defect} planted in the model was NOT found: give it "
+                    "more time, or something in the pipeline is broken.")
+    elif not result.findings and not result.failed:
         said.append(f"Nothing found: {_GOOD[settings.target]}.")
     return said
 

@@ -46,6 +46,7 @@ class InputSettings:
     inputs: int = 0
     jobs: int = 1
     until_found: bool = False
+    defect: str = ""
 
 
 @dataclass(slots=True)
@@ -126,11 +127,12 @@ def _start(settings: InputSettings, index: int) -> _Worker:
     ours, theirs = os.pipe()
     share = -(-settings.inputs // settings.jobs)
     command = [sys.executable, "-P", "-m"]
+    defect = [f"--defect={settings.defect}"] if settings.defect else []
     if settings.engine == "atheris":
         seed = (settings.seed + 7919 * index) % 0x7FFFFFFF + 1
         command += [
             "qemuglue.campaign.libfuzzer", f"--target={settings.target}", f"--out={settings.out}",
-            f"--status-fd={theirs}", "--keep-going", f"-seed={seed}",
+            f"--status-fd={theirs}", "--keep-going", *defect, f"-seed={seed}",
             f"-max_len={1 + find_subject(settings.target).max_size}",
             "-len_control=0", "-reload=1", "-timeout=3600", "-report_slow_units=3600",
             "-rss_limit_mb=4096", f"-max_total_time={int(settings.seconds)}",
@@ -142,7 +144,7 @@ def _start(settings: InputSettings, index: int) -> _Worker:
             "qemuglue.campaign.inputs.engine", f"--target={settings.target}",
             f"--out={settings.out}", f"--status-fd={theirs}",
             f"--seed={settings.seed}/{index}", f"--seconds={settings.seconds}",
-            f"--programs={share}",
+            f"--programs={share}", *defect,
         ]
     log = settings.out / "workers" / f"worker-{index}.log"
     try:

@@ -59,7 +59,8 @@ class Work:
             fault = error
             count = self.signatures[error.signature] = self.signatures.get(error.signature, 0) + 1
             if count <= MOST_ALIKE:
-                self._found.append(str(record(self.folder, data, error).path))
+                self._found.append(str(record(self.folder, data, error,
+                                              self.subject.defect).path))
         if fact is not None and fact not in self.facts:
             self.facts.add(fact)
             self._fresh.append("/".join(fact))
@@ -103,7 +104,7 @@ class Harness:
 def setup(options: argparse.Namespace, atheris: Any) -> tuple[Harness, dict[str, Any]]:
     """The harness and the further arguments of ``atheris.Setup``: half of all new inputs are
     libFuzzer's own, half are damaged as the subject knows."""
-    subject = find_subject(options.target)
+    subject = find_subject(options.target, options.defect or "")
     work = Work(subject, Path(options.out or "."), status_fd=options.status_fd)
 
     def mutate(data: bytes, size: int, seed: int) -> bytes:
@@ -138,13 +139,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The plain engine's process; 1 when something was found."""
     parser = argparse.ArgumentParser(prog="qemuglue.campaign.inputs.engine", allow_abbrev=False)
     parser.add_argument("--target", required=True)
+    parser.add_argument("--defect", default="")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", required=True)
     parser.add_argument("--seconds", type=float, default=0.0)
     parser.add_argument("--programs", type=int, default=0)
     parser.add_argument("--status-fd", type=int, default=-1)
     args = parser.parse_args(argv)
-    work = Work(find_subject(args.target), args.out, status_fd=args.status_fd)
+    work = Work(find_subject(args.target, args.defect), args.out, status_fd=args.status_fd)
     seconds, programs = float(args.seconds), int(args.programs)
     deadline = time.monotonic() + seconds if seconds else None
 

@@ -54,6 +54,7 @@ class InputFinding:
     message: str
     data: bytes
     path: Path
+    defect: str = ""
 
     @property
     def kind(self) -> str:
@@ -61,15 +62,17 @@ class InputFinding:
         return self.signature.partition(":")[0]
 
 
-def record(folder: Path, data: bytes, fault: InputFault) -> InputFinding:
-    """Record it under ``folder``; twice the same input is once."""
+def record(
+    folder: Path, data: bytes, fault: InputFault, defect: str = "",
+) -> InputFinding:
+    """Record it under ``folder``; twice the same input is once. ``defect`` was planted."""
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"{fault.kind}-{hashlib.sha1(data, usedforsecurity=False).hexdigest()}"
-    finding = InputFinding(fault.signature, str(fault), data, target)
+    finding = InputFinding(fault.signature, str(fault), data, target, defect)
     if target.exists():
         return finding
     told = {"schema": SCHEMA, "qemuglue": __version__, "kind": fault.kind,
-            "signature": fault.signature, "message": str(fault)}
+            "signature": fault.signature, "message": str(fault), "defect": defect}
     work = Path(tempfile.mkdtemp(prefix=".making-", dir=folder))
     try:
         (work / "input.bin").write_bytes(data)
@@ -101,7 +104,8 @@ def read_finding(path: Path) -> InputFinding:
         if told["schema"] != SCHEMA or told["kind"] not in KINDS or (
                 told["kind"] != signature.partition(":")[0]):
             raise ValueError("another kind")
-        return InputFinding(signature, str(told["message"]), data, path)
+        return InputFinding(signature, str(told["message"]), data, path,
+                            str(told.get("defect", "")))
     except OSError as error:
         raise FindingError(f"cannot be read: {error.strerror}", path=str(path)) from None
     except (ValueError, KeyError, TypeError, RecursionError):

@@ -38,6 +38,7 @@ class Subject:
     seeds: tuple[bytes, ...]
     damaged: Callable[[bytes, Random], bytes]
     max_size: int
+    defect: str = ""
 
     def run(self, data: bytes) -> Fact:
         """What comes of one input.
@@ -72,21 +73,23 @@ class Subject:
         return InputFault(f"{self.name}:{part}:{what}", message, traceback.format_exc())
 
 
-def find_subject(name: str) -> Subject:
-    """The subject of a target, its module imported.
+def find_subject(name: str, defect: str = "") -> Subject:
+    """The subject of a target, its module imported; with a planted defect, for ``model``.
 
-    :raise UsageError: it has a machine, or there is none of that name.
+    :raise UsageError: it has a machine, there is none of that name, or no such defect.
     """
     if name not in KINDS:
         raise UsageError(f"the target {name!r} is none of {', '.join(KINDS)}")
+    if defect and name != "model":
+        raise UsageError(f"the target {name} takes no --defect; nothing of the model is in it")
     module = importlib.import_module(f"qemuglue.campaign.{name}.target")
-    found: Subject = module.SUBJECT
+    found: Subject = module.subject(defect) if defect else module.SUBJECT
     return found
 
 
 def replay_finding(finding: InputFinding) -> InputFault | None:
-    """The fault its input shows now, if any."""
-    return find_subject(finding.kind).replay(finding.data)
+    """The fault its input shows now, if any; with the defect it was found with."""
+    return find_subject(finding.kind, finding.defect).replay(finding.data)
 
 
 class _Slow(BaseException):
