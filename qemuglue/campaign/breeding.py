@@ -13,16 +13,22 @@ from random import Random
 
 from qemuglue.campaign.drawing import Plain
 from qemuglue.campaign.drawing import wild_weights as wild_weights
+from qemuglue.campaign.guide import Guide
+from qemuglue.campaign.guided import Guided
 from qemuglue.campaign.settings import Settings
 from qemuglue.program.codec import RECORD_SIZE, encode
-from qemuglue.program.hints import Hints
 from qemuglue.program.layout import Layout
 from qemuglue.program.mutate import MutateOptions, Mutator, crossover
-from qemuglue.program.operation import Program
+from qemuglue.program.operation import Operation, Program
 from qemuglue.program.recipes.mix import Wild
 
-#: Chances in a hundred: a mutation of libFuzzer's own; a program drawn anew.
-BYTES, ANEW = 20, 20
+#: Chances in a hundred: a mutation of libFuzzer's own; a program drawn anew; a part of an old one
+#: with new operations behind it. An execution that mostly repeats what its parent did shows
+#: nothing, so what is not drawn anew begins with an old program's state and goes on from there.
+BYTES, ANEW, GOING_ON = 10, 35, 35
+
+#: The same for crossing.
+CROSSED_GOING_ON = 80
 
 #: Mutations stacked on one program at most; each itself stacks two on average.
 MAX_STACKED = 4
@@ -38,15 +44,17 @@ class Breeder:
     def __init__(
         self, settings: Settings, layout: Layout, decode: Callable[[bytes], Program],
         mutate_bytes: MutateBytes, drawing: Wild | None = None,
-        hints: Hints | None = None,
+        guide: Guide | None = None,
     ) -> None:
         self._settings = settings
         self._layout = layout
         self._decode = decode
         self._mutate_bytes = mutate_bytes
         self._drawing: Wild = drawing or Plain(layout)
+        if guide is not None:
+            self._drawing = Guided(layout, self._drawing, guide)
         self._mutator = Mutator(layout, MutateOptions(max_ops=settings.operations),
-                                self._drawing, hints)
+                                self._drawing, guide)
 
     def mutate(self, data: bytes, max_size: int, seed: int) -> bytes:
         """A new input of at most ``max_size`` bytes."""
@@ -55,19 +63,35 @@ class Breeder:
         if draw < BYTES:
             return self._mutate_bytes(data, max_size)[:max_size]
         if draw < BYTES + ANEW:
-            generator = self._drawing.wild(rng) if rng.getrandbits(1) else self._drawing
-            count = rng.randint(1, self._settings.operations)
-            program = self._settings.program(generator.operations(rng, count))
+            program = self._settings.program(self._draw(rng, self._settings.operations))
+        elif draw < BYTES + ANEW + GOING_ON:
+            program = self._go_on(rng, self._decode(data))
         else:
             program = self._decode(data)
             for _ in range(rng.randint(1, MAX_STACKED)):
                 program = self._mutator.mutate(rng, program)
         return self._bytes(program, max_size)
 
+    def _draw(self, rng: Random, count: int) -> tuple[Operation, ...]:
+        """Operations drawn anew, half of the time with wild weights."""
+        drawing = self._drawing.wild(rng) if rng.getrandbits(1) else self._drawing
+        return drawing.operations(rng, count)
+
+    def _go_on(self, rng: Random, program: Program) -> Program:
+        """A stretch of at most half a program's length, then new operations up to its limit."""
+        old, limit = program.operations, self._settings.operations
+        length = rng.randint(0, min(len(old), limit // 2))
+        start = rng.randint(0, len(old) - length)
+        new = self._draw(rng, limit - length)
+        return program.replace(operations=(*old[start:start + length], *new))
+
     def cross(self, first: bytes, second: bytes, max_size: int, seed: int) -> bytes:
-        """An input with a stretch of each."""
-        mixed = crossover(Random(seed), self._decode(first), self._decode(second),
-                          self._settings.operations)
+        """An input with a stretch of each. libFuzzer makes every other input so; most of them
+        go on with operations drawn anew, for the reason that :data:`GOING_ON` gives."""
+        rng, limit = Random(seed), self._settings.operations
+        mixed = crossover(rng, self._decode(first), self._decode(second), limit)
+        if rng.randrange(100) < CROSSED_GOING_ON:
+            mixed = self._go_on(rng, mixed)
         return self._bytes(mixed, max_size)
 
     def _bytes(self, program: Program, max_size: int) -> bytes:

@@ -13,7 +13,6 @@ from qemuglue.campaign.guide import Guide
 from qemuglue.campaign.reach import Reach
 from qemuglue.campaign.trace_events import TraceEvents
 from qemuglue.campaign.worker import Work
-from qemuglue.program.hints import Hints
 from qemuglue.program.operation import Program
 
 
@@ -34,8 +33,8 @@ class Steering:
             work.explorer.on_session = self.reach.attach
 
     @property
-    def hints(self) -> Hints | None:
-        """What mutations may ask."""
+    def hints(self) -> Guide | None:
+        """What mutations and draws may ask."""
         return None if self.reach is None else self.guide
 
     def perform(self, program: Program, data: bytes) -> bool:

@@ -57,9 +57,9 @@ ASYNCHRONOUS: Final = re.compile(
 
 #: Lines of one event for one operation, on average over a window: beyond it the event goes off.
 #: A line costs QEMU and us about as much as a quarter of a judged operation.
-LINES_PER_OPERATION: Final = 0.5
+LINES_PER_OPERATION: Final = 1.0
 #: All events together; when they exceed it the loudest goes off, then the next.
-ALL_PER_OPERATION: Final = 0.75
+ALL_PER_OPERATION: Final = 2.0
 #: Operations in a window; a flood is told sooner.
 WINDOW: Final = 1024
 #: Lines of one event in one window that need no average.

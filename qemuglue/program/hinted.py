@@ -54,7 +54,8 @@ def near(rng: Random, value: int, size: int) -> int:
     return value & ((1 << 8 * size) - 1)
 
 
-def _some_value(rng: Random, hints: Hints, space: str, place: Place, size: int) -> int:
+def some_value(rng: Random, hints: Hints, space: str, place: Place, size: int) -> int:
+    """One that some register has shown, maybe with a bit changed; or small, one bit, telling."""
     seen = hints.value(rng, space, place) if rng.getrandbits(2) else None
     if seen is None:
         return rng.choice((rng.getrandbits(3), 1 << rng.randrange(8 * size),
@@ -75,7 +76,7 @@ def touch(rng: Random, ops: _Ops, hints: Hints) -> None:
             return
         space, place, usual = found
         size = _size(rng, usual)
-        value = _some_value(rng, hints, space, place, size) if rng.random() < 0.7 else None
+        value = some_value(rng, hints, space, place, size) if rng.random() < 0.7 else None
         ops.insert(at, access(space, place, size, value))
         at += 1
 
@@ -103,7 +104,7 @@ def pair(rng: Random, ops: _Ops, hints: Hints) -> None:
     limit = PORT_MAX if space == IO and place.region is None else ADDRESS_MASK
     data = Place(place.region, place.index, offset & limit, place.space)
     width = _size(rng, size)
-    value = _some_value(rng, hints, space, data, width) if rng.getrandbits(1) else None
+    value = some_value(rng, hints, space, data, width) if rng.getrandbits(1) else None
     at = rng.randint(0, len(ops))
     ops[at:at] = [access(space, place, size, rng.getrandbits(rng.randint(1, 8))),
                   access(space, data, width, value)]

@@ -48,8 +48,9 @@ def test_all_three_ways_are_taken() -> None:
     assert abs(by_bytes / 4 - BYTES) < 10
     kept = [len(set(meaning(mutant).operations) & set(meaning(data).operations))
             for mutant in mutants if mutant != data[::-1] + b"!"]
-    assert sum(n >= 8 for n in kept) > 100, "most keep most of the program"
-    assert sum(n == 0 for n in kept) > 30, "some are drawn anew"
+    assert sum(n >= 8 for n in kept) > 50, "some keep most of the program"
+    assert sum(1 <= n <= 8 for n in kept) > 80, "some begin with a part of it and go on"
+    assert sum(n == 0 for n in kept) > 80, "some are drawn anew"
 
 
 def test_crossing_takes_of_both() -> None:
@@ -60,7 +61,7 @@ def test_crossing_takes_of_both() -> None:
     mine, other = (set(meaning(data).operations) for data in (first, second))
     mixed = [set(meaning(breeder().cross(first, second, 4096, seed)).operations)
              for seed in range(50)]
-    assert all(operations <= mine | other for operations in mixed)
+    assert any(operations <= mine | other for operations in mixed), "some are of both alone"
     assert any(operations & mine and operations & other for operations in mixed)
 
 
