@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from qemuglue.memory.region import RegionKind
-from qemuglue.witness.dma.device import DmaDevice, Place
+from qemuglue.memory.region import MemoryRegion, RegionKind
+from qemuglue.witness.dma.device import DmaDevice, Place, Port, When
 from qemuglue.witness.dma.virtio_blk import Blk, Disk
 from qemuglue.witness.dma.virtio_device import RESIZES, Function, Traits, VirtioDevice
 from qemuglue.witness.dma.virtio_medium import medium_of
@@ -25,7 +25,7 @@ from qemuglue.witness.dma.virtio_ring import (
 )
 from qemuglue.witness.dma.virtio_rng import Rng
 
-#: (path, property) -> value; None where there is none.
+#: Property -> value; None where there is none.
 _Get = Callable[[str], Any]
 
 #: Features that are a property of the device; all others are taken as offered.
@@ -56,9 +56,59 @@ class Opaque:
         """Nothing is known of it."""
 
 
+class Undecoded:
+    """A virtio device of a kind that nothing is known of: lost as soon as it is used."""
+
+    hears_reads = False
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.lost = ""
+
+    def wrote(self, region: MemoryRegion, offset: int, size: int, value: int) -> None:
+        self.lost = "what it does with its queues is not modelled"
+
+    def was_read(self, region: MemoryRegion, offset: int, size: int, value: int) -> None:
+        """Reads have no effect on memory."""
+
+    def kicks(self, region: MemoryRegion, offset: int, data: bytes) -> bool:
+        return False
+
+    def floods(self, region: MemoryRegion, offset: int, data: bytes) -> bool:
+        return False
+
+    def when(self) -> When:
+        return When.NEVER
+
+    def act(self, port: Port) -> None:
+        raise AssertionError("it never acts")
+
+    def reset(self) -> None:
+        """There is nothing to forget."""
+
+
+class _Facts:
+    """Properties of objects, asked once for all sessions of a machine."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._known: dict[tuple[str, str], Any] = place.known.setdefault("virtio", {})
+
+    def get(self, path: str, name: str) -> Any:
+        key = path, name
+        if key not in self._known:
+            self._known[key] = self._place.qom_get(path, name)
+        return self._known[key]
+
+    def ask(self, command: str) -> Any:
+        key = "", command
+        if key not in self._known:
+            self._known[key] = self._place.ask(command)
+        return self._known[key]
+
+
 def make(place: Place) -> DmaDevice | None:
-    """The model of the virtio device at ``place``; None for anything else, and for kinds whose
-    number of queues is not known."""
+    """The model of the virtio device at ``place``; None for anything else."""
     for region in place.regions.values():
         if region.kind is RegionKind.IO and (
             region.name.startswith(COMMON) or region.name == LEGACY
@@ -70,20 +120,20 @@ def make(place: Place) -> DmaDevice | None:
 
 
 def _pci(place: Place) -> DmaDevice | None:
-    path = _path(place.owner)
-    get = partial(place.qom_get, path)
+    path, facts = _path(place.owner), _Facts(place)
+    get = partial(facts.get, path)
     backend = f"{path}/virtio-backend"
-    of_backend = partial(place.qom_get, backend)
+    of_backend = partial(facts.get, backend)
     queues = _queues(of_backend)
     if queues is None:
-        return None
+        return Undecoded(str(get("type")))
     translated = bool(of_backend("iommu_platform"))
     memory = place.space if translated else place.memory
     traits = Traits(
         str(get("type")), place.version, queues, _offered(of_backend), bool(get("ioeventfd")),
         place.memory.target_big, place.parked,
     )
-    device = VirtioDevice(traits, _function(place, backend, of_backend), memory)
+    device = VirtioDevice(traits, _function(facts, backend), memory)
     return VirtioPci(
         device, place.regions, place.space, vectors=int(get("vectors") or 0),
         page_per_queue=bool(get("page-per-vq")), any_size=place.version >= RESIZES,
@@ -108,22 +158,32 @@ def _msix_at(place: Place, get: _Get) -> int:
 
 
 def _mmio(place: Place) -> DmaDevice | None:
-    path = _path(place.owner)
-    get = partial(place.qom_get, path)
-    backend = place.qom_get(f"{path}/virtio-mmio-bus.0", "child[0]")
-    if not isinstance(backend, str) or not backend:
+    path, facts = _path(place.owner), _Facts(place)
+    get = partial(facts.get, path)
+    backend = _behind(facts, path)
+    if backend is None:
         return None
-    of_backend = partial(place.qom_get, backend)
+    of_backend = partial(facts.get, backend)
     queues = _queues(of_backend)
     if queues is None:
-        return None
+        return Undecoded(str(of_backend("type")))
     traits = Traits(
         str(of_backend("type")), place.version, queues, _offered(of_backend),
         bool(get("ioeventfd")) and place.version >= RESIZES, place.memory.target_big,
         place.parked,
     )
-    device = VirtioDevice(traits, _function(place, backend, of_backend), place.memory)
+    device = VirtioDevice(traits, _function(facts, backend), place.memory)
     return VirtioMmio(device, place.regions, legacy=bool(get("force-legacy")))
+
+
+def _behind(facts: _Facts, window: str) -> str | None:
+    """Path of the device that is plugged into a window; None for an empty one."""
+    devices = facts.ask("x-query-virtio")
+    for each in devices if isinstance(devices, list) else []:
+        path = each.get("path") if isinstance(each, Mapping) else None
+        if isinstance(path, str) and str(facts.get(path, "parent_bus")).startswith(f"{window}/"):
+            return path
+    return None
 
 
 def _path(owner: str) -> str:
@@ -160,14 +220,15 @@ def _queues(get: _Get) -> tuple[int, ...] | None:
     }.get(str(kind))
 
 
-def _function(place: Place, path: str, get: _Get) -> Function:
+def _function(facts: _Facts, path: str) -> Function:
+    get = partial(facts.get, path)
     kind = get("type")
     if kind == "virtio-rng-device":
         rng = get("rng")
-        builtin = isinstance(rng, str) and place.qom_get(rng, "type") == "rng-builtin"
+        builtin = isinstance(rng, str) and facts.get(rng, "type") == "rng-builtin"
         return Rng(builtin=builtin and int(get("max-bytes") or 0) >= (1 << 63) - 1)
     if kind == "virtio-blk-device" and not get("iothread"):
-        medium = medium_of(place.ask("query-block"), path)
+        medium = medium_of(facts.ask("query-block"), path)
         if medium is not None:
             return Blk(Disk(
                 medium, str(get("serial") or "").encode(), int(get("logical_block_size") or 512),
