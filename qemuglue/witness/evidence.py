@@ -240,13 +240,15 @@ class Evidence:
         known = self._pointers.get(region)
         return None if known is None else known[0]
 
-    def step_to(self, pos: int, called: MemoryRegion | None) -> None:
+    def step_to(
+        self, pos: int, called: MemoryRegion | None, *, settle: bool = True
+    ) -> None:
         """Consume what was just looked at, which called that region's device or was refused;
         has it changed the map?"""
         self.pos = pos
         if called is not None:
             self._last_region = called
-        if self.may_remap:
+        if settle and self.may_remap:
             self.settle()
 
     # -- around an operation -------------------------------------------------------------------

@@ -3,7 +3,8 @@ into the model.
 
 RAM is a slice of the model's bytes; a sized access to a device goes by the region's plan. It
 stops in front of the first operation that is not exactly what the rules owe, or that it does not
-know, and has consumed nothing of it. It never finds fault.
+know, and has consumed nothing of it. The only fault it can meet is that of a decoded device that
+it told of an access.
 """
 
 from __future__ import annotations
@@ -73,7 +74,8 @@ class FastRoad:
 
     def run(self, steps: Sequence[Step], lines: Sequence[bytes], at: int, stop: int) -> int:
         """The number of the first operation from ``at`` on that is left to the general road, or
-        that comes behind a change of the map (``evidence.topology``); ``stop`` if there is none.
+        that comes behind one that changed the map (``evidence.topology``), or at which a decoded
+        device did otherwise than the model (``evidence.mismatch``); ``stop`` if there is none.
         """
         self._turn = object()
         if not self._open:
@@ -153,6 +155,8 @@ class FastRoad:
                 evidence.step_to(pos, None if called is None else called.region)
                 if not self._one(op, addr, lines[k]):
                     return k
+                if evidence.mismatch is not None:
+                    return k + 1
                 pos, called = evidence.pos, None
             return stop
         except ValueError:  # a reply that is no number
@@ -168,12 +172,9 @@ class FastRoad:
         evidence = self._evidence
         for k in range(at, stop):
             op, addr = steps[k]
-            evidence.op_addr, evidence.op_size = addr, op.size
-            if op.verb in _PORTS:
-                evidence.op_addr = PORT_ROOT_SIZE
             if not self._one(op, addr, lines[k]):
                 return k
-            if evidence.topology:
+            if evidence.topology or evidence.mismatch is not None:
                 return k + 1
         return stop
 
@@ -196,7 +197,8 @@ class FastRoad:
 
     def _one(self, op: Operation, addr: int, reply: bytes) -> bool:
         """Judge one operation; False if it is not for this road."""
-        verb = op.verb
+        verb, evidence = op.verb, self._evidence
+        evidence.op_addr, evidence.op_size = addr, op.size
         if verb in SIZED:
             size, is_write = SIZED[verb]
             done = self._sized(op, addr, reply, size, is_write)
@@ -221,13 +223,14 @@ class FastRoad:
             met = fast.plans[i].writes(evidence, place, size, op.value, reply, self._forms)
         else:
             met = fast.plans[i].reads(evidence, place, size, reply, self._forms)
-        self._counts[i] += met
+        self._counts[i] += met and evidence.mismatch is None
         return met
 
     def _port(self, op: Operation, addr: int, reply: bytes) -> bool:
         io, evidence = self._io, self._evidence
         if io is None:
             return False
+        evidence.op_addr = PORT_ROOT_SIZE
         size, is_write = _PORTS[op.verb]
         i = bisect_right(io.starts, addr) - 1
         if addr + size > io.limits[i]:
@@ -237,7 +240,7 @@ class FastRoad:
             met = plan.writes(evidence, offset, size, op.value, reply, self._forms)
         else:
             met = plan.reads(evidence, offset, size, reply, self._forms)
-        self._port_counts[i] += met
+        self._port_counts[i] += met and evidence.mismatch is None
         return met
 
     def _bytes(self, op: Operation, addr: int, reply: bytes) -> bool:

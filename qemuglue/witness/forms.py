@@ -75,6 +75,14 @@ class Form:
     calls: bool
     plain: bytes
     feature: tuple[object, ...]
+    #: A decoded device has to be told of the call.
+    heard: bool = False
+
+    @property
+    def can_be_heard(self) -> bool:
+        """Whether what its one line says is what the device has to be told."""
+        [line, *more] = self.lines
+        return not more and line.filled and line.mask == (1 << 8 * line.size) - 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,6 +126,9 @@ class BatchJudge:
         try:
             while True:
                 at = road.run(steps, lines, at, stop)
+                if evidence.mismatch is not None:
+                    op, addr = steps[at - 1]
+                    return self.suspect(op, addr, base + at - 1, "access")
                 if at == stop or evidence.topology:
                     return at - 1
                 op, addr = steps[at]

@@ -8,6 +8,7 @@ device that has to be told what reached it) is left to the general road, and not
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from qemuglue.memory.address_space import AddressSpace
 from qemuglue.memory.region import MASK64, MemoryRegion, RegionKind
@@ -105,8 +106,6 @@ class DevicePlan:
         if not self._usable:
             self.forms[key] = None
             return None
-        if self._following is not None and self._following.hears(self._region, is_write):
-            return None
         pointer = evidence.pointer(self._region)
         form = form_of(
             self._space.rules, self._region, Access(offset, size, is_write, self._single),
@@ -119,7 +118,13 @@ class DevicePlan:
             return None
         if form.calls and pointer is None:
             return None  # nobody has met it yet
-        found = self.forms[key] = form.plain, form
+        found: tuple[bytes, Form] | None = (form.plain, form)
+        if form.calls and self._following is not None and (
+            self._following.hears(self._region, is_write)
+        ):
+            heard = replace(form, plain=b"", heard=True)
+            found = (b"", heard) if form.can_be_heard else None
+        self.forms[key] = found
         return found
 
     def reads(
@@ -161,14 +166,15 @@ class DevicePlan:
         self, evidence: Evidence, form: Form, offset: int, size: int, value: int,
         is_write: bool, marks: set[Form] | None,
     ) -> bool:
-        """Whether the lines of ``form`` come next; then they are stepped over. ``value`` is that
-        of the operation or its reply."""
+        """Whether the lines of ``form`` come next; then they are stepped over, and a decoded
+        device is told: what it does at once may part model and transcript
+        (``evidence.mismatch``). ``value`` is that of the operation or its reply."""
         if form.swapped:
             value = int.from_bytes(value.to_bytes(size, "big"), "little")
         if not is_write and value & form.fixed != form.filling:
             return False
         text, at, base = evidence.text, evidence.pos, self.base + offset
-        if at + len(form.lines) >= len(text):
+        if at + len(form.lines) >= len(text) or (form.heard and self._region.ioeventfds):
             return False
         for line in form.lines:
             if line.refused:
@@ -184,7 +190,12 @@ class DevicePlan:
             )):
                 return False
             at += 1
-        evidence.step_to(at, self._region if form.calls else None)
+        if form.heard and self._following is not None:
+            evidence.step_to(at, self._region, settle=False)
+            part = (value >> line.right & line.mask) << line.left
+            self._following.heard(self._region, offset + line.delta, line.size, is_write, part)
+            at = evidence.pos
+        evidence.step_to(at, self._region if form.calls and not form.heard else None)
         if marks is not None:
             marks.add(form)
         return True

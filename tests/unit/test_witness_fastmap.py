@@ -255,7 +255,7 @@ def one_call(
     """Whether a plan for ``region`` takes a plain one-byte read."""
     evidence = judged(space, Evidence())
     evidence._binds(call(region, 0, 1, 0), region)
-    evidence.load([call(region, 0, 1, 5)])
+    evidence.load(Lines(written([call(region, 0, 1, 5)])))
     plan = DevicePlan(space, region, Row.DEVICE, lambda each: why, following)
     return plan.reads(evidence, 0, 1, b"OK 0x%016x" % 5, None)
 
@@ -269,7 +269,6 @@ def test_who_takes_the_general_road_always() -> None:
     eventfds.ioeventfds = (IoEventFd(0, 1),)
     own = device()
     own.ops = Evidence()
-    decoded = device("fwcfg.dma")
     veto = device()
     veto.contract = Contract(
         accepts=Veto(Learned(Contract(), accepts={(8, 1, False): False}), lambda *_: False,
@@ -279,9 +278,27 @@ def test_who_takes_the_general_road_always() -> None:
     ram.contract = Contract()
     for region in (eventfds, own, veto, ramd, ram):
         assert not one_call(region, space_of((BASE, region))), region
-    space = space_of((BASE, decoded))
-    assert not one_call(decoded, space, following=following_of(space, fw_cfg.make))
-    assert one_call(decoded, space, following=following_of(space)), "nobody decodes it"
+
+
+def test_a_decoded_device_is_told_of_what_is_judged_here() -> None:
+    region = device("fwcfg.dma", contract=Contract())
+    space = space_of((BASE, region))
+    following = following_of(space, fw_cfg.make)
+    evidence = judged(space, Evidence())
+    evidence._binds(call(region, 0, 4, 0), region)
+    plan = DevicePlan(space, region, Row.DEVICE, lambda each: None, following)
+    [follower] = following.followers.values()
+    assert isinstance(follower.device, fw_cfg.FwCfg)
+
+    def write(value: int, shown: int) -> bool:
+        evidence.load(Lines(written([call(region, 0, 4, shown, is_write=True)])))
+        return plan.writes(evidence, 0, 4, value, b"OK", None)
+
+    assert write(0x12, 0x12) and follower.device.address == 0x12 << 32
+    assert not write(0x34, 0x35) and follower.device.address == 0x12 << 32
+    assert not write(1 << 31, 1), "nothing is told twice"
+    region.ioeventfds = (IoEventFd(0, 4),)
+    assert not write(0x56, 0x56), "QEMU would have swallowed it"
 
 
 def test_a_veto_seen_meanwhile_ends_the_fast_road() -> None:
@@ -294,14 +311,18 @@ def test_a_veto_seen_meanwhile_ends_the_fast_road() -> None:
         learned, lambda *access: evidence.refused_next(region, *access), lambda: None))
     evidence._binds(call(region, 0, 1, 0), region)
     plan = DevicePlan(space, region, Row.DEVICE, lambda each: None)
-    evidence.load([refusal(region, 8, 1, Reason.REJECTED)])
+    evidence.load(Lines(written([refusal(region, 8, 1, Reason.REJECTED)])))
     assert space.read(BASE + 8, 1)[0] and learned.accepts == {(8, 1, False): False}
     events = [call(region, 8, 1, 5)]
-    evidence.load(events)
+    evidence.load(Lines(written(events)))
     space.read(BASE + 8, 1)
     assert evidence.mismatch is not None, "it was refused once, and that is binding"
-    evidence.load(events)
+    evidence.load(Lines(written(events)))
     assert not plan.reads(evidence, 8, 1, b"OK 0x%016x" % 5, None)
+    evidence.load(Lines(written([refusal(region, 8, 1, Reason.REJECTED)])))
+    assert plan.reads(evidence, 8, 1, b"OK 0x%016x" % 0, None), "the fact is frozen"
+    evidence.load(Lines(written([call(region, 9, 1, 5)])))
+    assert not plan.reads(evidence, 9, 1, b"OK 0x%016x" % 5, None), "here nothing is known"
 
 
 def test_a_byte_order_learnt_meanwhile_ends_the_old_plan() -> None:
@@ -311,13 +332,13 @@ def test_a_byte_order_learnt_meanwhile_ends_the_old_plan() -> None:
     evidence._binds(call(region, 0, 2, 0), region)
     plan = DevicePlan(space, region, Row.DEVICE, lambda each: None)
     events = [call(region, 0, 2, 0x0102)]
-    evidence.load(events)
+    evidence.load(Lines(written(events)))
     assert plan.reads(evidence, 0, 2, b"OK 0x%016x" % 0x0102, None)
     region.contract = Contract(endian=Endian.BIG)
-    evidence.load(events)
+    evidence.load(Lines(written(events)))
     assert HostFace(space, None).perform(
         Operation("readw", None, 2), BASE).reply == b"OK 0x%016x" % 0x0201
-    evidence.load(events)
+    evidence.load(Lines(written(events)))
     assert not plan.reads(evidence, 0, 2, b"OK 0x%016x" % 0x0102, None)
 
 
