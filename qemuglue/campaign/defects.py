@@ -13,6 +13,7 @@ from qemuglue.memory.contract import Contract, Reason
 from qemuglue.memory.flatview import MemoryRegionSection
 from qemuglue.memory.region import MemoryRegion
 from qemuglue.memory.rules import Piece, Rules
+from qemuglue.mirror import Mirror
 from qemuglue.program.operation import Operation
 from qemuglue.witness.face import HostFace, Outcome
 
@@ -100,12 +101,14 @@ class _FillShort(HostFace):
 
 @dataclass(frozen=True, slots=True)
 class Defect:
-    """``rule`` is the R number it breaks; exactly one of ``rules`` and ``face`` is wrong."""
+    """``rule`` is the R number it breaks; exactly one of ``rules``, ``face`` and ``mirror`` is
+    wrong."""
 
     rule: str
     summary: str
     rules: type[Rules] | None = None
     face: type[HostFace] = HostFace
+    mirror: type[Mirror] = Mirror
 
 
 DEFECTS: dict[str, Defect] = {

@@ -15,6 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from qemuglue.campaign.defects import Defect
 from qemuglue.campaign.devices import MASTERS, check, choose, with_id
 from qemuglue.campaign.faults import Fault
 from qemuglue.campaign.feedback import DEFAULT_FEEDBACK, FEEDBACKS
@@ -23,6 +24,7 @@ from qemuglue.campaign.starting import start_machine
 from qemuglue.campaign.targets import DEFAULT_TARGET, find_target
 from qemuglue.errors import UsageError
 from qemuglue.memory.rules import Rules, rules_for
+from qemuglue.mirror import Mirror
 from qemuglue.program.operation import Operation, Program
 from qemuglue.program.verbs import MAX_OPERATIONS, MODES, SETUPS
 from qemuglue.qemu.builds import Build, find_build
@@ -297,7 +299,8 @@ def scene(settings: Settings, knowledge: Knowledge | None = None) -> Scene:
         config = _starting(config)
     planted = PLANTED.get(settings.defect)
     tamper = planted.attach if isinstance(planted, Fault) else None
-    return Scene(config, knowledge or Knowledge(), settings.setup, rules, face, tamper)
+    mirror = planted.mirror if isinstance(planted, Defect) else Mirror
+    return Scene(config, knowledge or Knowledge(), settings.setup, rules, face, tamper, mirror)
 
 
 #: Targets whose machines take any RAM size; a board of another may want its own.
