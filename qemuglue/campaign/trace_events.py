@@ -74,7 +74,7 @@ MAX_LINE: Final = 512
 _WORD: Final = re.compile(r"[a-z][a-z0-9]*")
 _DEVICE: Final = re.compile(r"^ *dev: ([^,\r\n]+)", re.MULTILINE)
 _NUMBER: Final = re.compile(rb"0x([0-9a-fA-F]+)|(?<![A-Za-z_0-9])-?([0-9]+)(?![A-Za-z_0-9])"
-                            rb"|(?<![A-Za-z_])([0-9a-f]{4,16})(?![A-Za-z_0-9])")
+                            rb"|(?<![A-Za-z_0-9])([0-9][0-9a-f]{3,15})(?![A-Za-z_0-9])")
 #: Numbers of more bits than this are pointers or times.
 _POINTER_BITS: Final = 36
 

@@ -3,10 +3,13 @@ be their own judges."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
 from qemuglue.campaign.feedback import shape_id
+
+_EVENT = re.compile(r"[a-z0-9]+(_[a-z0-9]+)+")
 
 
 @dataclass(slots=True)
@@ -28,7 +31,7 @@ class Recording:
                 self._access(word[18:], rest, sizes)
             elif word == "Invalid":
                 self._refusal(rest)
-            elif word.isidentifier() and not word.startswith(("memory_region", "flatview")):
+            elif _EVENT.fullmatch(word) and not word.startswith(("memory_region", "flatview")):
                 self.events.add(word)
                 self.shapes.add(shape_id(_widths(line)))
 
