@@ -7,9 +7,10 @@ the registers take no writes. One of the two addresses is the device's own (its 
 own memory holds is followed from the start (zeros), so what it writes into RAM is predicted.
 
 A transfer of which any byte lies outside the 4 KiB ends QEMU 7.2 (``hw_error``); so does one of
-no bytes, and one that ends just where the 4 KiB do (``edu_check_range`` was wrong by one). Newer
-ones only log it, and copy from or over whatever lies behind that array in QEMU's own memory. Such
-a transfer is not started where it would be carried out: in parked mode.
+no bytes, and one that ends just where the 4 KiB do (``edu_check_range`` was wrong by one). 10.0
+only logs it, and copies from or over whatever lies behind that array in QEMU's own memory. In
+both, such a transfer is not started where it would be carried out: in parked mode. 11.1 leaves
+out the copying, and nothing else.
 
 The device has no reset: registers and memory stay as they are. Its interrupts are messages once
 the guest asks for those; when a message comes nobody follows, so the device is lost then.
@@ -44,6 +45,9 @@ DELAY_S: Final = 0.1
 #: known to be wrong, and this, is what either of the two refuses.
 RIGHT_SINCE: Final = (10, 0)
 
+#: From here on a transfer that it refuses is known not to be carried out.
+HARMLESS_SINCE: Final = (11, 1)
+
 #: In configuration space: the control word of its messages, and the bit that switches them on.
 _MSI_CONTROL, _MSI_ENABLE = 0x42, 0x01
 
@@ -65,6 +69,7 @@ class Edu:
         self.parked = parked
         self.bdf = bdf
         self._right = version >= RIGHT_SINCE
+        self._harmless = version >= HARMLESS_SINCE
         self.registers = {SRC: 0, DST: 0, CNT: 0, CMD: 0}
         self.memory = bytearray(SIZE)
 
@@ -113,7 +118,7 @@ class Edu:
     def floods(self, region: MemoryRegion, offset: int, data: bytes) -> bool:
         """Whether the transfer that this write starts leaves the device's own memory, or may:
         a longer write sets several registers, one after the other."""
-        if self.registers[CMD] & RUN:
+        if self._harmless or self.registers[CMD] & RUN:
             return False
         if offset != CMD or len(data) not in (4, 8):
             return True
@@ -139,19 +144,22 @@ class Edu:
         """``edu_dma_timer``."""
         command = self.registers[CMD]
         assert command & RUN, "act is called when a transfer is due"
-        if not self.allowed(command):
+        if self.allowed(command):
+            self._copy(port, command)
+        elif not self._harmless:
             self.lost = "it was told to leave its own memory"
-            return
+        self.registers[CMD] = command & ~RUN & MASK64
+
+    def _copy(self, port: Port, command: int) -> None:
         size = self.registers[CNT]
         if command & TO_RAM:
             at = self.registers[SRC] - START
             port.write(self.registers[DST] & self.mask, bytes(self.memory[at : at + size]))
-        else:
-            at = self.registers[DST] - START
-            # Also what failed lands: zeros, where nothing is (``flatview_read_continue``).
-            _, data = port.space.read(self.registers[SRC] & self.mask, size, UNSPECIFIED)
-            self.memory[at : at + size] = data
-        self.registers[CMD] = command & ~RUN & MASK64
+            return
+        at = self.registers[DST] - START
+        # Also what failed lands: zeros, where nothing is (``flatview_read_continue``).
+        _, data = port.space.read(self.registers[SRC] & self.mask, size, UNSPECIFIED)
+        self.memory[at : at + size] = data
 
 
 def make(place: Place) -> DmaDevice | None:
