@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from functools import lru_cache
+from functools import cache
 
 import pytest
 
@@ -51,7 +51,7 @@ def program(mode: str) -> Program:
     return parse(PROGRAM.format(mode=mode))
 
 
-@lru_cache(maxsize=None)
+@cache
 def stage(build: str, machine: str, args: tuple[str, ...]) -> Scene:
     """What is learnt of a machine holds for all tests."""
     made = scene(Settings(
