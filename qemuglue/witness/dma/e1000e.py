@@ -63,11 +63,14 @@ class E1000e:
         self._transmitter = Transmitter(self.registers, self._receiver.loop, style)
         self._due: list[int] = []
         self._acting = False
+        #: Who handles the access that started the transmitter.
+        self._handler: object = None
 
     # -- what it is told -------------------------------------------------------------------------
 
     def wrote(self, region: MemoryRegion, offset: int, size: int, value: int) -> None:
         value &= regs.MASK32
+        self._handler = region.owner
         if region.name == MMIO:
             self._write(regs.index_of(offset), value)
         elif region.name == IO and offset == 0:
@@ -184,6 +187,11 @@ class E1000e:
     def act(self, port: Port) -> None:
         self._space = port.space
         self._acting = True
+        # It is inside an access of its own, also where the lock step performed none to tell of it.
+        engaged, handler = port.space.engaged, self._handler
+        was_engaged = handler is None or handler in engaged
+        if not was_engaged:
+            engaged.add(handler)
         try:
             while self._due and not self.lost:
                 self._transmitter.start(port, self._due.pop(0))
@@ -192,6 +200,8 @@ class E1000e:
         finally:
             self._acting = False
             self._due.clear()
+            if not was_engaged:
+                engaged.discard(handler)
 
 
 def make(place: Place) -> E1000e | None:

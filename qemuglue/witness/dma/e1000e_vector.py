@@ -106,7 +106,10 @@ class Vector:
         return b"".join(piece.read() for piece in self._over(offset, size))
 
     def write(self, offset: int, data: bytes) -> None:
-        """As much of ``data`` as fits before the end."""
+        """As much of ``data`` as fits before the end. Raises ModelError for an offset behind it,
+        where QEMU ends with an assertion (``iov_from_buf_full``)."""
+        if offset > self.size:
+            raise ModelError("QEMU asserts that a checksum's place is inside the packet")
         done = 0
         for piece in self._over(offset, len(data)):
             piece.memory.write(piece.offset, data[done : done + piece.size])
