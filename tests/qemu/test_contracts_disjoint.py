@@ -24,6 +24,7 @@ from qemuglue.witness.judge import Scene, prepare, resolve
 from qemuglue.witness.judging import BatchJudge
 from qemuglue.witness.lockstep import LockStep, RunEnd, Stop
 from qemuglue.witness.probing import Answers, Ask, Place
+from qemuglue.witness.probing import ask as really_ask
 from qemuglue.witness.session import Session, Step
 from qemuglue.witness.verdict import Kind, Tally, Verdict
 
@@ -53,13 +54,12 @@ def taught(build: Build, request: pytest.FixtureRequest) -> tuple[Scene, Asked]:
     made = scene(Settings(machine=request.param, devices=MACHINES[request.param],
                           build=build.name))
     asked: Asked = set()
-    real = probe.ask
 
     def ask(session: Session, place: Place, asks: Iterable[Ask], rules: Rules) -> Answers:
         each = list(asks)
         key = session.contract_key(place.region)
         asked.update((key, one.offset, one.size, one.is_write) for one in each)
-        return real(session, place, each, rules)
+        return really_ask(session, place, each, rules)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(probe, "ask", ask)
