@@ -143,7 +143,7 @@ class _Use:
         used = self._scratch.take(6 + 8 * num, 4096)
         if not self._transport.in_one_piece and rng.random() < 0.3:
             avail, used = self._scratch.take(6 + 2 * num, 2), self._scratch.take(6 + 8 * num, 4)
-        return Rings(desc, avail, used, num)
+        return Rings(desc, avail, used, num, devices=self._is_disk)
 
     def _kick(self, rings: Rings) -> None:
         rng = self._rng

@@ -35,6 +35,13 @@ class Rings:
     num: int
     index: int = 0
     next: int = 0
+    #: Wrong addresses may be those of devices.
+    devices: bool = True
+
+    @property
+    def nowhere(self) -> Sequence[int]:
+        """Addresses for buffers that are wrong."""
+        return NOWHERE if self.devices else NOWHERE[:2]
 
     def misplace(self, rng: Random) -> None:
         """Put one of the parts where it cannot work."""
@@ -50,14 +57,14 @@ class Rings:
         ops: list[Operation] = []
         if indirect:
             table = scratch.take(16 * max(1, len(buffers)), 16)
-            ops += _table(table, buffers, 0, twist)
+            ops += _table(table, buffers, 0, twist, self.nowhere)
             size = 16 * len(buffers)
             if twist is not None and twist.random() < 0.3:
                 size = twist.choice((0, 8, size + 16, size - 16, 1 << 31)) & 0xFFFF_FFFF
             ops.append(ram_write(
                 self.desc + 16 * first, struct.pack("<QIHH", table, size, INDIRECT, 0)))
         else:
-            ops += _table(self.desc, buffers, first, twist)
+            ops += _table(self.desc, buffers, first, twist, self.nowhere)
         head = first
         if twist is not None and twist.random() < 0.15:
             head = twist.choice((self.num, 0xFFFF, self.num - 1, 0))
@@ -73,7 +80,8 @@ class Rings:
 
 
 def _table(
-    at: int, buffers: Sequence[Buffer], first: int, twist: Random | None
+    at: int, buffers: Sequence[Buffer], first: int, twist: Random | None,
+    nowhere: Sequence[int],
 ) -> list[Operation]:
     """Descriptors of one chain, from number ``first`` of a table at ``at``."""
     ops: list[Operation] = []
@@ -83,7 +91,7 @@ def _table(
         flags = (0 if is_last else NEXT) | (WRITE if buffer.write else 0)
         addr, size, after = buffer.addr, buffer.size, index + 1
         if twist is not None and twist.random() < 0.15:
-            addr = twist.choice((*NOWHERE, addr + 1))
+            addr = twist.choice((*nowhere, addr + 1))
         if twist is not None and twist.random() < 0.1:
             size = twist.choice((0, 1, size + 1, 0x10000))
         if twist is not None and twist.random() < 0.1:

@@ -252,9 +252,9 @@ class Blk:
         for segment in chain.ins:
             n = min(left, len(segment))
             left -= n
-            if n and segment.bounced:
-                raise Unfollowed("it reads what nobody knows into no memory")
-            if n and medium.fills:
+            if n and segment.told:
+                raise Unfollowed("it reads what nobody knows into a device")
+            if n and medium.fills and not segment.bounced:
                 assert self.device.port is not None
                 self.device.port.unknown(segment.addr, n)
 

@@ -39,6 +39,9 @@ QUEUE_MAX = 1024
 #: taken, and a queue's rings are cached again when its size is written.
 RESIZES = (8, 2)
 
+#: Builds of which it is known that a queue may not grow (11.1.3 does so, 10.0.2 does not).
+_LIMITS_SIZE = (10, 1)
+
 #: Ways to lay a queue out that are not modelled.
 _OTHER_RINGS = PACKED | IN_ORDER | NOTIFICATION_DATA
 
@@ -168,13 +171,13 @@ class VirtioDevice:
     def act(self, port: Port) -> None:
         """Do the first thing that is due."""
         self.port = port
-        with self.ring.acting():
-            self.guarded(self._todo.take())
+        self.guarded(self._todo.take())
 
     def guarded(self, action: Callable[[], None]) -> None:
         """Do it; where it cannot be told what QEMU does the device is lost."""
         try:
-            action()
+            with self.ring.acting():
+                action()
         except Broken as error:
             self.fail(str(error))
         except Unfollowed as error:
@@ -243,9 +246,13 @@ class VirtioDevice:
         return self.queue(self.queue_sel)
 
     def set_num(self, queue: Queue, num: int) -> None:
-        """``virtio_queue_set_num``."""
-        if 0 < num <= LONGEST_CHAIN:
-            queue.num = num
+        """``virtio_queue_set_num``. Newer builds give up where it is more than there were."""
+        if not 0 < num <= LONGEST_CHAIN:
+            return
+        if num > queue.default and self.version >= _LIMITS_SIZE:
+            self.fail(f"virtio: queue {queue.index} size {num} exceeds max size {queue.default}")
+            return
+        queue.num = num
 
     def resize(self, queue: Queue, num: int) -> None:
         """The driver writes the size of a queue. Rings that are cached already are cached anew

@@ -20,6 +20,7 @@ from qemuglue.memory.address_space import AddressSpace
 from qemuglue.memory.backing import Backing
 from qemuglue.memory.cached import MemoryRegionCache
 from qemuglue.memory.endian import Be16, Le16
+from qemuglue.memory.flatview import UNASSIGNED
 from qemuglue.memory.mapping import Mapping
 from qemuglue.memory.region import MASK64
 
@@ -160,6 +161,11 @@ class Segment:
     def bounced(self) -> bool:
         """Whether it is a copy, because no memory is there."""
         return self._mapping.bounced
+
+    @property
+    def told(self) -> bool:
+        """Whether what is written there reaches a device, which shows it in the transcript."""
+        return self._mapping.bounced and self._mapping.region is not UNASSIGNED
 
     def read(self, start: int, size: int) -> bytes:
         """What is in it now."""
@@ -473,20 +479,17 @@ class SplitRing:
             raise Broken("Cannot map descriptor ring")
         ins = outs = total = 0
         index = queue.last_avail
-        most = queue.num
         while self._heads(queue, index):
             head = self._head(queue, index)
             if head >= queue.num:
                 raise Broken(f"Guest says index {head} is available")
             index = (index + 1) & 0xFFFF
-            if self.host.version >= (8,):  # before, the length of a table was kept for the next
-                most = queue.num
-            with self._table(queue, head) as (table, descriptor, length):
+            with self._table(queue, head) as (table, descriptor, most):
                 count = total
                 if table is not window:
-                    if total >= most:
+                    if total >= queue.num:
                         raise Broken("Looped descriptor")
-                    count, most = 0, length
+                    count = 0
                 while True:
                     _, size, flags, after = descriptor
                     count += 1

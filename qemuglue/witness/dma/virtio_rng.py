@@ -74,9 +74,9 @@ class Rng:
             length = 0
             for segment in chain.ins:
                 n = min(size - done - length, len(segment))
-                if n and segment.bounced:
-                    raise Unfollowed("random numbers go where no memory is")
-                if n:
+                if n and segment.told:
+                    raise Unfollowed("random numbers go to a device")
+                if n and not segment.bounced:
                     assert device.port is not None
                     device.port.unknown(segment.addr, n)
                 length += n
