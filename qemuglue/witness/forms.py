@@ -117,12 +117,14 @@ def form_of(
     while at < size:
         offset = access.offset + at
         n = size - at if access.single else rules.chunk(contract, size - at, offset)
-        reason = rules.refusal(plain, offset, n, is_write)
+        asked = plain
         if veto is not None and veto.vetoing:
             accepted = veto.known(offset, n, is_write)
             if accepted is None:
                 return None
-            reason = reason if accepted else Reason.REJECTED
+            if not accepted:
+                asked = replace(plain, accepts=UNASSIGNED_CONTRACT.accepts)
+        reason = rules.refusal(asked, offset, n, is_write)
         shift, bits = 8 * (size - at - n if big else at), (1 << 8 * n) - 1
         if reason is not None:
             made = _refusal(region, n, is_write, reason)
