@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 
 from qemuglue.campaign.corpus import Corpus, Reach, merge, prune, stats
+from qemuglue.campaign.inputs import engine
+from qemuglue.campaign.inputs.subject import find_subject
 from qemuglue.campaign.settings import Settings
 from qemuglue.campaign.status import StatusWriter
-from qemuglue.campaign.targets import TARGETS
+from qemuglue.campaign.targets import DEFAULT_TARGET, find_target
 from qemuglue.campaign.worker import Work
 from qemuglue.cli.common import Exit, add_build, add_json, add_qemu_args, print_json, progress
 from qemuglue.errors import UsageError
@@ -16,13 +19,14 @@ from qemuglue.errors import UsageError
 NAME = "corpus"
 HELP = "Merge, prune or measure a corpus of inputs."
 
-_ACCESS = TARGETS["access"]
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="merge|prune|stats")
     one = actions.add_parser("stats", help="how many inputs and operations there are")
     one.add_argument("folder", type=Path, metavar="DIR")
+    one.add_argument("--target", default=DEFAULT_TARGET, metavar="NAME",
+                     help="what the inputs are for; those of targets without a machine are no "
+                          "operations")
     add_json(one)
     two = actions.add_parser(
         "merge", help="add to a corpus what reaches something new",
@@ -35,7 +39,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         description="Keep the smallest inputs that together reach what the corpus reaches.")
     three.add_argument("folder", type=Path, metavar="DIR")
     for action in (two, three):
-        action.add_argument("--machine", default=_ACCESS.machine, metavar="TARGET/NAME")
+        action.add_argument("--target", default=DEFAULT_TARGET, metavar="NAME",
+                            help="what the inputs are for: a target of `qemuglue targets` "
+                                 f"(default: {DEFAULT_TARGET})")
+        action.add_argument("--machine", metavar="TARGET/NAME")
         action.add_argument("--device", action="append", metavar="DEVICE")
         action.add_argument("--out", default=".", metavar="DIR",
                             help="what is found on the way is recorded in DIR/findings")
@@ -53,24 +60,54 @@ def run(args: argparse.Namespace) -> int:
             raise UsageError(f"{folder} is no folder; give a corpus")
     for folder in folders:
         Corpus(folder).check()
-    work = _work(args)
+    if not find_target(args.target).machine:
+        return _alone(args)
+    work = Work(_settings(args), StatusWriter(-1))
     work.start()
     try:
-        reach = _reach(work)
-        if args.action == "prune":
-            kept, removed = prune(Corpus(args.folder), reach)
-            return _tell(args, {"kept": kept, "removed": removed}, work)
-        before = Corpus(args.into).size()
-        added = merge(Corpus(args.into), [Corpus(each) for each in args.sources], reach)
-        return _tell(args, {"before": before, "added": added}, work)
+        counts = _select(args, _reach(work))
+        return _tell(args, counts, dict(work.signatures), work.settings.findings)
     finally:
         work.close()
+
+
+def _select(args: argparse.Namespace, reach: Reach) -> dict[str, int]:
+    """Do what was asked for; what became of the inputs."""
+    if args.action == "prune":
+        kept, removed = prune(Corpus(args.folder), reach)
+        return {"kept": kept, "removed": removed}
+    before = Corpus(args.into).size()
+    added = merge(Corpus(args.into), [Corpus(each) for each in args.sources], reach)
+    return {"before": before, "added": added}
+
+
+def _alone(args: argparse.Namespace) -> int:
+    """The same for a target that needs no QEMU: an input's answer is what it reaches."""
+    if args.machine or args.device or args.qemu_args or args.build:
+        raise UsageError(f"the target {args.target} needs no QEMU: leave out --machine, "
+                         "--device, --qemu-args and --build")
+    work = engine.Work(find_subject(args.target), Path(args.out))
+
+    def reach(data: bytes) -> set[object]:
+        fact, _ = work.run(data)
+        return set() if fact is None else {fact}
+
+    counts = _select(args, reach)
+    return _tell(args, counts, work.signatures, work.folder)
 
 
 def _stats(args: argparse.Namespace) -> int:
     if not args.folder.is_dir():
         raise UsageError(f"{args.folder} is no folder; give a corpus")
     found = stats(Corpus(args.folder))
+    if not find_target(args.target).machine:
+        told = {"schema": 1, "folder": str(args.folder), "inputs": found.inputs,
+                "bytes": found.size_bytes}
+        if args.json:
+            print_json(told)
+        else:
+            print(f"{found.inputs} inputs, {found.size_bytes} bytes")
+        return Exit.NOTHING_FOUND
     if args.json:
         print_json({"schema": 1, "folder": str(args.folder), "inputs": found.inputs,
                     "bytes": found.size_bytes, "operations": found.operations,
@@ -81,14 +118,10 @@ def _stats(args: argparse.Namespace) -> int:
     return Exit.NOTHING_FOUND
 
 
-def _work(args: argparse.Namespace) -> Work:
-    devices = args.device
-    if devices is None:
-        devices = _ACCESS.devices if args.machine == _ACCESS.machine else ()
-    return Work(Settings(
-        machine=args.machine, devices=tuple(devices), qemu_args=tuple(args.qemu_args),
-        build=args.build or "", out=args.out, setup=_ACCESS.setup,
-    ), StatusWriter(-1))
+def _settings(args: argparse.Namespace) -> Settings:
+    base = Settings.of_target(
+        args.target, machine=args.machine or "", devices=args.device, build=args.build or "")
+    return base.replace(qemu_args=(*base.qemu_args, *args.qemu_args), out=args.out, defect="")
 
 
 def _reach(work: Work) -> Reach:
@@ -99,12 +132,14 @@ def _reach(work: Work) -> Reach:
     return reach
 
 
-def _tell(args: argparse.Namespace, counts: dict[str, int], work: Work) -> int:
+def _tell(
+    args: argparse.Namespace, counts: Mapping[str, int], signatures: Mapping[str, int],
+    findings: Path,
+) -> int:
     if args.json:
-        print_json({"schema": 1, "action": args.action, **counts,
-                    "findings": dict(work.signatures)})
+        print_json({"schema": 1, "action": args.action, **counts, "findings": dict(signatures)})
     else:
         print(", ".join(f"{name} {n}" for name, n in counts.items()))
-        for signature in work.signatures:
-            progress(f"found on the way: {signature}, recorded in {work.settings.findings}")
-    return Exit.FOUND if work.signatures else Exit.NOTHING_FOUND
+        for signature in signatures:
+            progress(f"found on the way: {signature}, recorded in {findings}")
+    return Exit.FOUND if signatures else Exit.NOTHING_FOUND

@@ -80,6 +80,7 @@ def document(result: Result) -> dict[str, Any]:
         "verbs": tally.to_json()["verbs"],
         "unjudged_reasons": tally.to_json()["unjudged_reasons"],
         "device_initiated": tally.to_json()["device_initiated"],
+        "maps": tally.to_json()["maps"],
         "shares": {
             "devices_and_ports": round(device_share(tally), 6),
             "crossing": round(_share(tally.kind(Kind.CROSSING), tally.total), 6),
@@ -170,6 +171,8 @@ def print_summary(result: Result, console: Console) -> None:
     for text in _shares(result):
         say.text(text)
     _print_reasons(totals.tally, say)
+    if totals.tally.maps:
+        say.text(_maps(totals.tally))
     say.text(_life(result))
     if result.all_runs.runs > 1:
         every = result.all_runs
@@ -245,6 +248,19 @@ def _print_reasons(tally: Tally, say: _Page) -> None:
         if rest:
             say.text(f"  {count(sum(n for _, n in rest)):>8}  {len(rest)} further reasons (--json "
                      "has all)")
+
+
+def _maps(tally: Tally) -> str:
+    """What became of the memory map, where it changed."""
+    maps = tally.maps
+    learnt = maps["learnt"]
+    text = (f"Memory map: it changed {count(maps['changed'])} times; the mirror had predicted "
+            f"{count(maps['predicted'])} of the new maps before it saw QEMU's")
+    if learnt:
+        text += f", and learnt {count(learnt)} fact{'s' * (learnt != 1)} from the others"
+    if maps["compared"]:
+        text += f"; all of it was compared {count(maps['compared'])} times more"
+    return text + "."
 
 
 def _life(result: Result) -> str:
