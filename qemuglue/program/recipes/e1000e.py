@@ -14,7 +14,7 @@ from qemuglue.program.layout import Layout, Range
 from qemuglue.program.operation import Operation, Place
 from qemuglue.program.recipes.e1000e_packets import packet
 from qemuglue.program.recipes.recipe import Scratch, ram_write, register_read, register_write
-from qemuglue.program.verbs import IO, MAX_LENGTH, MEMORY
+from qemuglue.program.verbs import ADDRESS_MASK, IO, MAX_LENGTH, MEMORY
 
 MMIO, PORTS = "e1000e-mmio", "e1000e-io"
 
@@ -200,7 +200,8 @@ class _Driver:
         descriptors = descriptors[: max(count - 1, 1)]
         for descriptor in descriptors:
             at = self._at % count
-            self._ops.append(ram_write(self._tx_base + 16 * at, descriptor))
+            place = (self._tx_base + 16 * at) & ADDRESS_MASK
+            self._ops.append(ram_write(place, descriptor))
             self._at = (at + 1) % count
         tail = self._at
         if self._wrong and rng.random() < 0.2:

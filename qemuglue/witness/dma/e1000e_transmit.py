@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from qemuglue.errors import ModelError
 from qemuglue.memory.address_space import AddressSpace
+from qemuglue.memory.attrs import UNSPECIFIED
 from qemuglue.memory.mapping import Mapping
 from qemuglue.witness.dma import e1000e_registers as regs
 from qemuglue.witness.dma.device import Port
@@ -93,16 +95,20 @@ class Transmitter:
             queue.sums, queue.large = 0, False
 
     def _map(self, port: Port, queue: _Queue, address: int, size: int) -> bool:
-        """Whether the buffer belongs to the packet now. 7.2 ignores an empty one, and forgets
-        to unmap one that is cut off: its bounce buffer stays in use for ever."""
+        """Whether the buffer belongs to the packet now. 7.2 ignores an empty one. Where no memory
+        is, QEMU needs a bounce buffer; 7.2 has one for all devices, so any of them may hold it
+        (this one does for ever, once it was given less than it asked for)."""
         if self._old and (len(queue.pieces) >= MAX_PIECES or not size):
             return len(queue.pieces) < MAX_PIECES
+        if self._old:
+            section, _, _ = port.space.translate(address, size)
+            if not port.space.is_direct(section.region, False, UNSPECIFIED):
+                raise ModelError("it needs the bounce buffer that another device may hold")
         mapping = port.space.map(address, size, False) if size else None
         if mapping is None:
             return False
         if len(mapping) != size or len(queue.pieces) >= MAX_PIECES:
-            if not self._old:
-                port.space.unmap(mapping, len(mapping))
+            port.space.unmap(mapping, len(mapping))
             return False
         if mapping.bounced:
             piece = private(bytes(mapping.buffer))
