@@ -40,8 +40,9 @@ class Rig(Disk):
         [self.region] = [each for each in on.session.mirror.regions if each.name == name]
         version = on.session.config.build.version_tuple
         made = make(Place(
-            str(self.region.key.owner), {name: self.region}, self.system, self.system, version,
-            self._qom_get, False, {},
+            owner=str(self.region.key.owner), regions={name: self.region}, space=self.system,
+            memory=self.system, version=version, qom_get=self._qom_get, ask=self._ask,
+            parked=False, known={},
         ))
         assert made is not None
         self.device = made
@@ -62,14 +63,14 @@ class Rig(Disk):
         except QemuFailure:
             return None
 
+    def _ask(self, command: str) -> object:
+        return self.on.session.process.monitor.execute(command)
+
     def follow(self) -> None:
         """The map changed."""
         self.device.unbind()
         self.on.remapped()
-        self.device.bind(self.on.session.mirror.regions, self._functions())
-
-    def _functions(self) -> object:
-        return self.on.session.process.monitor.execute("query-pci")
+        self.device.bind(self.on.session.mirror.regions, self._ask("query-pci"))
 
     # -- registers -----------------------------------------------------------------------------
 

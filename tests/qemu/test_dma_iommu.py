@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -16,11 +17,13 @@ import pytest
 from intel_guest import HEADER, IOTLB, IVA, IntelGuest
 from iommu_rig import Rig
 from real_stage import VGA, stage
+from smmu_guest import SmmuGuest, smmu_rig
 from virtio_disk import TRACE
 from virtio_driver import DEVICE, DRIVE, Buffer, VirtioBlk
 
+from qemuglue.memory.iommu import IommuAccess
 from qemuglue.qemu.builds import Build
-from qemuglue.witness.iommu import intel, intel_walk
+from qemuglue.witness.iommu import intel, intel_walk, smmu, smmu_walk
 
 pytestmark = pytest.mark.qemu
 
@@ -45,7 +48,7 @@ def test_a_careless_guest_of_intel_iommu(build: Build, options: str, four_levels
     with intel_rig(build, options) as rig:
         guest = IntelGuest(rig, Random(f"{options} 1"), four_levels)
         guest.start()
-        guest.run(60)
+        guest.run(40)
         assert guest.bad == []
 
 
@@ -106,13 +109,74 @@ DEFECTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
 
 @pytest.mark.parametrize("defect", DEFECTS)
 def test_a_defect_of_the_intel_model_is_found(
-    build: Build, monkeypatch: pytest.MonkeyPatch, defect: str
+    newest_build: Build, monkeypatch: pytest.MonkeyPatch, defect: str
 ) -> None:
     DEFECTS[defect](monkeypatch)
-    with intel_rig(build) as rig:
+    with intel_rig(newest_build) as rig:
         guest = IntelGuest(rig, Random(2))
         guest.start()
         for _ in range(300):
+            guest.run(1)
+            if guest.bad:
+                return
+        pytest.fail(f"{defect}: nobody noticed")
+
+
+# -- Arm's ----------------------------------------------------------------------------------------
+
+STAGE_2_SINCE = (8, 1)
+
+
+@pytest.mark.parametrize(("granule", "stage", "options"), [
+    (12, 1, {}), (14, 1, {"two_levels": True}), (16, 1, {}), (12, 2, {"concatenated": True}),
+    (14, 2, {}), (16, 2, {"two_levels": True}), (12, 3, {}), (16, 3, {}),
+])
+def test_a_careless_guest_of_smmuv3(
+    build: Build, granule: int, stage: int, options: dict[str, bool]
+) -> None:
+    """Every access, every record in the event queue, every command."""
+    if "aarch64" not in dict(build.binaries):
+        pytest.skip("this build has no aarch64")
+    if stage != 1 and build.version_tuple < STAGE_2_SINCE:
+        pytest.skip("it has no second stage")
+    with smmu_rig(build) as rig:
+        guest = SmmuGuest(rig, Random(f"{granule} {stage}"), granule, stage, **options)
+        guest.start()
+        guest.run(20)
+        assert guest.bad == []
+
+
+def _no_permissions(walker: smmu_walk.Walker, *args: Any) -> object:
+    found = _first(walker, *args)
+    if isinstance(found, smmu_walk.Entry):
+        return replace(found, perm=IommuAccess.RW)
+    return found
+
+
+_first = smmu_walk.Walker._first
+SMMU_DEFECTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
+    "permissions ignored": lambda patch: patch.setattr(
+        smmu_walk.Walker, "_first", _no_permissions),
+    "nothing is stale": lambda patch: patch.setattr(smmu_walk.Walker, "_cached", _never),
+    "a page's size is that of the level below": lambda patch: patch.setattr(
+        smmu_walk, "shift_of", lambda level, granule: granule + (2 - level) * (granule - 3)
+        if level < 3 else granule),
+    "configurations are not kept": lambda patch: patch.setattr(
+        smmu.Smmu, "streams", property(lambda self: {}, _never), raising=False),
+    "commands are not performed": lambda patch: patch.setattr(smmu, "perform", lambda *_: 0),
+    "faults are not recorded": lambda patch: patch.setattr(smmu.Smmu, "_record", _never),
+}
+
+
+@pytest.mark.parametrize("defect", SMMU_DEFECTS)
+def test_a_defect_of_the_smmu_model_is_found(
+    newest_build: Build, monkeypatch: pytest.MonkeyPatch, defect: str
+) -> None:
+    SMMU_DEFECTS[defect](monkeypatch)
+    with smmu_rig(newest_build) as rig:
+        guest = SmmuGuest(rig, Random(2))
+        guest.start()
+        for _ in range(200):
             guest.run(1)
             if guest.bad:
                 return

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from typing import Final
 
-from qemuglue.witness.dma import e1000e, fw_cfg, pci_testdev, virtio
+from qemuglue.witness.dma import e1000e, edu, fw_cfg, hpet, pci_testdev, virtio
 from qemuglue.witness.dma.device import Maker
-from qemuglue.witness.iommu import intel
+from qemuglue.witness.iommu import intel, smmu
 
 MAKERS: Final[tuple[Maker, ...]] = (
     fw_cfg.make,
     e1000e.make,
     intel.make,
+    smmu.make,
     virtio.make,
     pci_testdev.make,
+    edu.make,
+    hpet.make,
 )

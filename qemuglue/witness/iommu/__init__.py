@@ -9,6 +9,10 @@ not do: follow IOMMUs whose tables are not described here, or guess at stale tra
 ``intel_registers``   its registers
 ``intel_walk``        its tables
 ``intel_queue``       its invalidation queue
+``smmu``              QEMU's SMMUv3
+``smmu_decode``       its stream table entries, context descriptors and event records
+``smmu_walk``         its tables and its cache
+``smmu_queue``        its queues and commands
 """
 
 from __future__ import annotations

@@ -122,6 +122,8 @@ class IntelIommu:
         if region.name != REGION or offset + size > reg.SIZE or size not in (4, 8):
             return
         registers = self.registers
+        if offset in reg.NARROW:
+            size, value = 4, value & 0xFFFF_FFFF
         registers.write(offset, size, value)
         upper = size == 8
         if offset == reg.GCMD:
@@ -294,7 +296,10 @@ class IntelIommu:
         order = decode(low, high, self.version, self.features.scalable)
         self._last = order.type
         if order.act is Act.STATUS:
-            return port.write(order.addr, order.value.to_bytes(4, "little"))
+            written = port.write(order.addr, order.value.to_bytes(4, "little"))
+            if written and order.interrupts:
+                self._complete()
+            return written
         self._perform(order)
         return order.act is not Act.ERROR
 
@@ -309,7 +314,12 @@ class IntelIommu:
             self._forget_pages(order.domain)
         elif order.act is Act.PAGES:
             self._forget_pages(order.domain, order.addr, order.pages_log)
-        elif order.act is Act.INTERRUPT and not self.registers.get(reg.ICS, 4) & 1:
+        elif order.act is Act.INTERRUPT:
+            self._complete()
+
+    def _complete(self) -> None:
+        """``vtd_generate_completion_event``."""
+        if not self.registers.get(reg.ICS, 4) & 1:
             self.registers.change(reg.ICS, 4, 0, 1)
             if self.registers.get(reg.IECTL, 4) & reg.MASKED:
                 self.registers.change(reg.IECTL, 4, 0, reg.PENDING)

@@ -48,6 +48,9 @@ class Order:
     addr: int = 0
     pages_log: int = 0
     value: int = 0
+    #: STATUS is followed by the completion interrupt. Up to 10.0 QEMU ends at such a descriptor
+    #: (``assert`` in ``vtd_process_wait_desc``); 11.1 does both.
+    interrupts: bool = False
 
 
 #: Function bits that a function mask leaves out of a context invalidation.
@@ -82,7 +85,8 @@ def _wait(low: int, high: int) -> Order | None:
     if low & 0xFFFF_F180 or high & 3:
         return None
     if low & 0x20:
-        return Order(Act.STATUS, WAIT, addr=high, value=low >> 32)
+        return Order(
+            Act.STATUS, WAIT, addr=high, value=low >> 32, interrupts=bool(low & 0x10))
     return Order(Act.INTERRUPT, WAIT) if low & 0x10 else None
 
 
