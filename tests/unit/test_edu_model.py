@@ -17,8 +17,8 @@ from qemuglue.program.recipes.edu import EduRecipe
 from qemuglue.program.recipes.recipe import Scratch, scratch_of
 from qemuglue.witness.dma.device import When
 from qemuglue.witness.dma.edu import CMD, CNT, DST, MASK, SIZE, SRC, START, Edu
-from qemuglue.witness.dma.hpet import HpetTimers
 from qemuglue.witness.dma.port import ModelPort
+from qemuglue.witness.dma.timers import Timers
 
 RAM = 0x10000
 OLD, NEW, NEWEST = (7, 2, 22), (10, 0, 2), (11, 1, 3)
@@ -185,15 +185,18 @@ def test_the_recipe_makes_valid_operations_and_some_that_are_wrong() -> None:
     assert right > 400 and 0.02 * right < wrong < 0.4 * right
 
 
-@pytest.mark.parametrize(("offset", "data", "refused"), [
-    (0x100, b"\x4c\0\0\0", True), (0x100, b"\x44\0\0\0", False), (0x120, b"\0\x40\0\0", True),
-    (0x121, b"\x40", True), (0x108, b"\xff\xff\xff\xff", False), (0x10, b"\xff\xff", False),
-    (0x3E0, b"\x08", True), (0x400, b"\x08", False), (0xFE, b"\0\0\x08\0", True),
-    (0, b"\xff" * 0x200, True),
+@pytest.mark.parametrize(("name", "offset", "data", "refused"), [
+    ("hpet", 0x100, b"\x4c\0\0\0", True), ("hpet", 0x100, b"\x44\0\0\0", False),
+    ("hpet", 0x120, b"\0\x40\0\0", True), ("hpet", 0x121, b"\x40", True),
+    ("hpet", 0x108, b"\xff\xff\xff\xff", False), ("hpet", 0x10, b"\xff\xff", False),
+    ("hpet", 0x3E0, b"\x08", True), ("hpet", 0x400, b"\x08", False),
+    ("hpet", 0xFE, b"\0\0\x08\0", True), ("hpet", 0, b"\xff" * 0x200, True),
+    ("pit", 0, b"\x03\0", True), ("pit", 0, b"\0", False), ("pit", 0, b"\x80", False),
+    ("pit", 1, b"\x03", False), ("pit", 3, b"\x34", False), ("rtc", 0, b"\x03", False),
 ])
-def test_what_hpet_is_not_told(offset: int, data: bytes, refused: bool) -> None:
-    region = device("hpet", 0x400)
-    timers = HpetTimers()
+def test_what_timers_are_not_told(name: str, offset: int, data: bytes, refused: bool) -> None:
+    region = device(name, 0x400)
+    timers = Timers(name)
     assert timers.kicks(region, offset, data) is timers.floods(region, offset, data) is refused
     assert timers.when() is When.NEVER and not timers.hears_reads
 
