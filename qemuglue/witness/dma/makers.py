@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from qemuglue.witness.dma import e1000e, edu, fw_cfg, hpet, pci_testdev, virtio
+from qemuglue.witness.dma import e1000e, edu, fw_cfg, pci_testdev, timers, virtio
 from qemuglue.witness.dma.device import Maker
 from qemuglue.witness.iommu import intel, smmu
 
@@ -16,5 +16,5 @@ MAKERS: Final[tuple[Maker, ...]] = (
     virtio.make,
     pci_testdev.make,
     edu.make,
-    hpet.make,
+    timers.make,
 )
