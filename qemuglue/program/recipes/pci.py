@@ -77,8 +77,8 @@ def functions_of(answer: object) -> tuple[Function, ...]:
     return tuple(found)
 
 
-def _devices(devices: Sequence[Mapping[str, Any]]) -> Iterator[Function]:
-    for each in devices:
+def _devices(devices: object) -> Iterator[Function]:
+    for each in devices if isinstance(devices, list) else []:
         try:
             yield Function(
                 int(each["bus"]), int(each["slot"]), int(each["function"]),
@@ -88,8 +88,7 @@ def _devices(devices: Sequence[Mapping[str, Any]]) -> Iterator[Function]:
             below = each.get("pci_bridge", {}).get("devices", [])
         except (KeyError, TypeError, ValueError, AttributeError):
             continue
-        if isinstance(below, list):
-            yield from _devices(below)
+        yield from _devices(below)
 
 
 def _bars(regions: Sequence[Mapping[str, Any]]) -> Iterator[Bar]:
