@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from struct import Struct
 
 from qemuglue.memory.attrs import OK
+from qemuglue.memory.region import MemoryRegion
 from qemuglue.program.operation import Operation
 from qemuglue.witness.face import (
     OK_REPLY,
@@ -25,7 +26,6 @@ from qemuglue.witness.face import (
     HostFace,
 )
 from qemuglue.witness.forms import Form
-from qemuglue.witness.plan import DevicePlan
 from qemuglue.witness.ram import PAGE, PAGE_BITS
 from qemuglue.witness.session import Session, Step
 from qemuglue.witness.verdict import Kind, Tally, Verdict
@@ -85,85 +85,92 @@ class FastRoad:
         return self._run(steps, lines, at, stop)
 
     def _run(self, steps: Sequence[Step], lines: Sequence[bytes], at: int, stop: int) -> int:
-        """Where the map cannot change. Everything is in this one loop because it is entered
-        hundreds of thousands of times a second; ``_one`` says the same in order."""
+        """Where the map cannot change. One loop, without calls for what is most frequent,
+        because it is entered hundreds of thousands of times a second; ``_one`` is the same."""
         evidence, fast, forms, turn = self._evidence, self._memory, self._forms, self._turn
         starts, limits, delta, plans = fast.starts, fast.limits, fast.delta, fast.plans
         rdata, wdata, dirty = fast.rdata, fast.wdata, fast.dirty
         unpack, pack, counts, verbs = self._unpack, self._pack, self._counts, self._verbs
-        text, pos, plain_marks, kinds = evidence.text, evidence.pos, self._plain, fast.kinds
-        called: DevicePlan | None = None
-        k = at
-        try:
-            for k in range(at, stop):
-                op, addr = steps[k]
-                verb = op.verb
-                way = SIZED.get(verb)
-                if way is not None:
-                    size, is_write = way
-                    i = bisect_right(starts, addr) - 1
-                    if addr + size > limits[i]:
-                        return k
-                    place = addr + delta[i]
-                    data = wdata[i] if is_write else rdata[i]
-                    reply = lines[k]
-                    if data is None:
-                        plan = plans[i]
-                        if plan.checked is not turn:
-                            plan.check(evidence, turn)
-                        found = plan.forms.get((place & plan.mask) << 5 | size << 1 | is_write)
-                        if found is not None and found[0]:
-                            if is_write:
-                                if reply != OK_REPLY:
-                                    return k
-                                value = op.value
-                            else:
-                                value = int(reply[5:], 16)
-                                if reply != b"OK 0x%016x" % value or value >> 8 * size:
-                                    return k
-                            if text[pos] == found[0] % (plan.base + place, value) or not (
-                                is_write
-                                or not found[1].lines[0].holds(
-                                    text[pos], plan.base + place, value)
-                            ):
-                                pos += 1
-                                called = plan
-                                if forms is not None:
-                                    forms.add(found[1])
-                                counts[i] += 1
-                                verbs[verb] += 1
-                                continue
-                    elif is_write:
-                        if reply != OK_REPLY:
-                            return k
-                        pack[size](data, place, op.value)
-                        page = place >> PAGE_BITS
-                        dirty[i].add(page)
-                        if place % PAGE > PAGE - size:
-                            dirty[i].add(page + 1)
-                        if forms is not None:
-                            plain_marks.add((kinds[i], verb))
-                        counts[i] += 1
-                        verbs[verb] += 1
-                        continue
-                    elif reply == b"OK 0x%016x" % unpack[size](data, place)[0]:
-                        if forms is not None:
-                            plain_marks.add((kinds[i], verb))
-                        counts[i] += 1
-                        verbs[verb] += 1
-                        continue
-                evidence.step_to(pos, None if called is None else called.region)
+        text, pos, marks, kinds = evidence.text, evidence.pos, self._plain, fast.kinds
+        called: MemoryRegion | None = None
+        for k in range(at, stop):
+            op, addr = steps[k]
+            verb = op.verb
+            way = SIZED.get(verb)
+            if way is None:
+                evidence.step_to(pos, called)
                 if not self._one(op, addr, lines[k]):
                     return k
                 if evidence.mismatch is not None:
                     return k + 1
                 pos, called = evidence.pos, None
-            return stop
-        except ValueError:  # a reply that is no number
-            return k
-        finally:
-            if called is not None:
-                evidence.step_to(pos, called.region)
+                continue
+            size, is_write = way
+            i = bisect_right(starts, addr) - 1
+            if addr + size > limits[i]:
+                break
+            place, reply = addr + delta[i], lines[k]
+            if is_write:
+                if reply != OK_REPLY:
+                    break
+                value = op.value
+                data = wdata[i]
+            else:
+                data = rdata[i]
+            if data is None:
+                plan = plans[i]
+                if plan.checked is not turn:
+                    plan.check(evidence, turn)
+                key = (place & plan.mask) << 5 | size << 1 | is_write
+                found = plan.forms.get(key)
+                if found is None:
+                    if key not in plan.forms:
+                        found = plan.make(evidence, place, size, is_write)
+                    if found is None:
+                        break
+                if not is_write:
+                    try:
+                        value = int(reply[5:], 16)
+                    except ValueError:
+                        break
+                    if reply != b"OK 0x%016x" % value or value >> 8 * size:
+                        break
+                owed, form = found
+                if owed:
+                    if text[pos] != owed % (plan.base + place, value) and (
+                        is_write or not form.lines[0].holds(text[pos], plan.base + place, value)
+                    ):
+                        break
+                    pos += 1
+                    called = plan.region
+                    if forms is not None:
+                        forms.add(form)
+                else:
+                    evidence.step_to(pos, called)
+                    evidence.op_addr, evidence.op_size = addr, size
+                    if not plan.met(evidence, form, place, size, value, is_write, forms):
+                        return k
+                    if evidence.mismatch is not None:
+                        verbs[verb] += 1
+                        return k + 1
+                    pos, called = evidence.pos, None
+            else:
+                if is_write:
+                    pack[size](data, place, value)
+                    page = place >> PAGE_BITS
+                    dirty[i].add(page)
+                    if place % PAGE > PAGE - size:
+                        dirty[i].add(page + 1)
+                elif reply != b"OK 0x%016x" % unpack[size](data, place)[0]:
+                    break
+                if forms is not None:
+                    marks.add((kinds[i], verb))
+            counts[i] += 1
+            verbs[verb] += 1
+        else:
+            k = stop
+        evidence.step_to(pos, called)
+        return k
 
     def _run_carefully(
         self, steps: Sequence[Step], lines: Sequence[bytes], at: int, stop: int

@@ -46,8 +46,8 @@ class DevicePlan:
     """
 
     __slots__ = (
-        "_contract", "_epoch", "_following", "_is_root", "_kind", "_region", "_reply", "_single",
-        "_space", "_usable", "_vetoing", "base", "checked", "forms", "mask",
+        "_contract", "_epoch", "_following", "_is_root", "_kind", "_reply", "_single", "_space",
+        "_usable", "_vetoing", "base", "checked", "forms", "mask", "region",
     )
 
     def __init__(
@@ -56,7 +56,7 @@ class DevicePlan:
         *, ports: bool = False,
     ) -> None:
         self._space = space
-        self._region = region
+        self.region = region
         self._kind = kind
         self._following = following
         self._single = ports and space.rules.ports_single_dispatch
@@ -79,14 +79,10 @@ class DevicePlan:
         self.forms: dict[int, tuple[bytes, Form] | None] = {}
         self.mask = _SHAPE_MASK
 
-    @property
-    def region(self) -> MemoryRegion:
-        return self._region
-
     def check(self, evidence: Evidence, when: object) -> None:
         """Forget the forms if what they were made from has changed."""
         self.checked = when
-        contract = self._region.contract
+        contract = self.region.contract
         veto = contract.accepts
         vetoing = isinstance(veto, Veto) and veto.vetoing
         if (
@@ -106,9 +102,9 @@ class DevicePlan:
         if not self._usable:
             self.forms[key] = None
             return None
-        pointer = evidence.pointer(self._region)
+        pointer = evidence.pointer(self.region)
         form = form_of(
-            self._space.rules, self._region, Access(offset, size, is_write, self._single),
+            self._space.rules, self.region, Access(offset, size, is_write, self._single),
             pointer or 0, target_big=self._space.target_big, is_root=self._is_root,
             feature=(self._kind, _VERBS[len(self._reply) == len(_PORT_REPLY), size, is_write]),
         )
@@ -120,7 +116,7 @@ class DevicePlan:
             return None  # nobody has met it yet
         found: tuple[bytes, Form] | None = (form.plain, form)
         if form.calls and self._following is not None and (
-            self._following.hears(self._region, is_write)
+            self._following.hears(self.region, is_write)
         ):
             heard = replace(form, plain=b"", heard=True)
             found = (b"", heard) if form.can_be_heard else None
@@ -174,7 +170,7 @@ class DevicePlan:
         if not is_write and value & form.fixed != form.filling:
             return False
         text, at, base = evidence.text, evidence.pos, self.base + offset
-        if at + len(form.lines) >= len(text) or (form.heard and self._region.ioeventfds):
+        if at + len(form.lines) >= len(text) or (form.heard and self.region.ioeventfds):
             return False
         for line in form.lines:
             if line.refused:
@@ -191,11 +187,11 @@ class DevicePlan:
                 return False
             at += 1
         if form.heard and self._following is not None:
-            evidence.step_to(at, self._region, settle=False)
+            evidence.step_to(at, self.region, settle=False)
             part = (value >> line.right & line.mask) << line.left
-            self._following.heard(self._region, offset + line.delta, line.size, is_write, part)
+            self._following.heard(self.region, offset + line.delta, line.size, is_write, part)
             at = evidence.pos
-        evidence.step_to(at, self._region if form.calls and not form.heard else None)
+        evidence.step_to(at, self.region if form.calls and not form.heard else None)
         if marks is not None:
             marks.add(form)
         return True

@@ -277,7 +277,7 @@ def _batch(
 ) -> tuple[list[Step], list[bytes], bytes]:
     """A batch that QEMU has performed: as far as nothing ends it."""
     lockstep = LockStep(session, batch=LENGTH)
-    drawn = resolve(session.layout(), generator.operations(rng, 4 * LENGTH))
+    drawn = resolve(generator.layout, generator.operations(rng, 4 * LENGTH))
     steps = [
         step for step in drawn
         if step[0].size <= 64 and lockstep._is_barrier(*step) is None
