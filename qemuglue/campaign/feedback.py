@@ -94,7 +94,7 @@ class Stability:
         self._again: Counter[Hashable] = Counter()
         self._gone: Counter[Hashable] = Counter()
         #: Sources whose facts do not count.
-        self.noise: set[Hashable] = set()
+        self.noise: set[tuple[object, ...]] = set()
         self.reruns = 0
 
     def wants(self, facts: Set[Hashable]) -> bool:
@@ -131,7 +131,7 @@ class Stability:
         return {fact for fact in facts if source_of(fact) not in self.noise}
 
 
-def source_of(fact: object) -> Hashable | None:
+def source_of(fact: object) -> tuple[object, ...] | None:
     """Where a fact of ``reach`` comes from: a trace event by name, a register that was read.
     None for what only the program decides: writes, refusals, the lock step's shapes."""
     if not isinstance(fact, tuple) or len(fact) < 2:

@@ -277,6 +277,9 @@ class Harness:
 
     def _end(self, code: int) -> NoReturn:
         """End the process from inside libFuzzer, which would take an exit for a crash."""
+        told = self.steering.describe()
+        if told:
+            self.work.explorer.progress.notes.append(told)
         try:
             self.work.close()
         finally:

@@ -132,12 +132,12 @@ def _known(session: Session) -> list[str]:
 
 
 class TraceEvents:
-    """The events that are on, and their budget. ``names`` are on in the present QEMU;
+    """The events that are on, and their budget. ``chosen`` fit the machine; ``names`` are on;
     ``off`` were too loud, with their lines per operation then."""
 
     def __init__(self, devices: Iterable[str] = ()) -> None:
         self._devices = [device.split(",", 1)[0] for device in devices]
-        self._chosen: list[str] = []
+        self.chosen: list[str] = []
         self._patterns: list[str] = []
         self._not: list[str] = []
         self.names: dict[bytes, str] = {}
@@ -151,13 +151,13 @@ class TraceEvents:
 
         :raise QemuFailure: it ended meanwhile.
         """
-        if not self._chosen:
+        if not self.chosen:
             self._choose(session)
         for pattern in self._patterns:
             self._switch(session, pattern, on=True)
         for name in (*self._not, *self.off):
             self._switch(session, name, on=False)
-        self.names = {name.encode(): name for name in self._chosen if name not in self.off}
+        self.names = {name.encode(): name for name in self.chosen if name not in self.off}
 
     def _choose(self, session: Session) -> None:
         tree = session.process.monitor.hmp("info qtree")
@@ -165,11 +165,11 @@ class TraceEvents:
         words = words_of([*self._devices, *_DEVICE.findall(tree), *names,
                           session.config.target])
         known = _known(session)
-        self._chosen = choose(known, words)
+        self.chosen = choose(known, words)
         # What is only asynchronous in a group goes on with it and off again.
         fits = [name for name in known if _fits(name, words)]
         self._patterns = patterns(fits, known)
-        self._not = sorted(set(fits) - set(self._chosen))
+        self._not = sorted(set(fits) - set(self.chosen))
 
     def counted(self, name: str) -> None:
         """A line of the event was seen."""

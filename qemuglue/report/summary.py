@@ -230,6 +230,8 @@ def _shares(result: Result) -> Iterator[str]:
         yield f"{line}{' (more than the 2 % aimed at; the reasons follow)' if over else ''}."
     yield (f"Covered: {len(totals.regions)} device regions, {count(len(totals.shapes))} piece "
            f"shapes; the corpus has {count(result.corpus)} inputs.")
+    yield from (f"{note[0].upper()}{note[1:]}." for note in totals.notes
+                if note.startswith("feedback of"))
 
 
 def _print_reasons(tally: Tally, say: _Page) -> None:
