@@ -24,6 +24,9 @@ _ZONE_REPORT: Final = 16
 _ZONES = frozenset({14, 16, 18, 20, 22, 24, 26})
 _ZONES_SINCE = (8, 1)
 
+#: Builds of which it is known that they look at the size of the answer to a command of SCSI.
+_CHECKS_ANSWER, _SCSI_ANSWER = (10, 1), 16
+
 _HEADER, _ID = 16, 20
 #: Requests collected before they go to the block layer (``VIRTIO_BLK_MAX_MERGE_REQS``).
 _MOST_MERGED = 32
@@ -194,12 +197,15 @@ class Blk:
 
     def _scsi(self, request: Request) -> None:
         """Commands of SCSI are not taken any more; an answer says so, four bytes at the beginning
-        of the last buffer but one, however short that is."""
+        of the last buffer but one, however short that is (11.1.3 looks at its size)."""
         chain = request.chain
         if len(chain.outs) < 2 or len(chain.ins) < 3:
             self._complete(request, IO_ERROR)
             return
         answer = chain.ins[-2]
+        if self.device.version >= _CHECKS_ANSWER and len(answer) != _SCSI_ANSWER:
+            self._complete(request, IO_ERROR)
+            return
         if len(answer) < 4 and answer.bounced:
             raise Unfollowed("QEMU writes beyond a bounce buffer (virtio_blk_handle_scsi)")
         answer.write(0, (255).to_bytes(4, self._order))

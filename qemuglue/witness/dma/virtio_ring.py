@@ -148,6 +148,7 @@ class Segment:
     def __init__(self, space: AddressSpace, mapping: Mapping) -> None:
         self._space = space
         self._mapping = mapping
+        self._written = 0
 
     def __len__(self) -> int:
         return len(self._mapping)
@@ -173,6 +174,7 @@ class Segment:
 
     def write(self, start: int, data: bytes) -> None:
         mapping = self._mapping
+        self._written += len(data)
         if mapping.bounced:
             mapping.buffer[start : start + len(data)] = data
             return
@@ -181,7 +183,10 @@ class Segment:
         backing.write(mapping.offset + start, data)
 
     def unmap(self, size: int) -> None:
-        """``size`` bytes from its beginning count as written."""
+        """``size`` bytes from its beginning count as written. A bounce buffer of before QEMU's
+        budget for them (9.2) begins with what was in that memory."""
+        if self.told and self._written < size and not self._space.rules.bounce_budget:
+            raise Unfollowed("a device is passed what QEMU's memory held")
         self._space.unmap(self._mapping, size)
 
 
