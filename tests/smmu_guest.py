@@ -126,7 +126,8 @@ class SmmuGuest:
     @property
     def edges(self) -> list[int]:
         return [*self.pages, *self.pages, *self.blocks, RAM, RAM + 0x4_0000,
-                1 << 64 - self.size, 1 << 47, 1 << 55, (1 << 64) - 0x1000, (1 << 64) - (1 << 64 - self.size)]
+                1 << 64 - self.size, 1 << 47, 1 << 55, (1 << 64) - 0x1000,
+                (1 << 64) - (1 << 64 - self.size)]
 
     @property
     def blocks(self) -> list[int]:

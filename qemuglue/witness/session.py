@@ -415,7 +415,7 @@ def reached(owner: str, accessed: Iterable[str]) -> bool:
 
 #: Spaces that no device writes through by itself.
 _PASSIVE = frozenset({"memory", "I/O", "bitband-source", "virtio-pci-cfg-mem-as",
-                      "virtio-pci-cfg-io-as"})
+                      "virtio-pci-cfg-io-as", "smmu-memory-view"})
 
 
 def reaches_ram(region: MemoryRegion) -> bool:

@@ -89,6 +89,14 @@ def _never(*_: object) -> None:
     return None
 
 
+_context = intel.IntelIommu._context
+
+
+def _fresh_context(iommu: intel.IntelIommu, *args: Any) -> object:
+    iommu.contexts.clear()
+    return _context(iommu, *args)
+
+
 DEFECTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "permissions of the upper levels ignored": lambda patch: patch.setattr(
         intel, "walk", _patched(intel_walk.walk, _all_permissions)),
@@ -97,8 +105,7 @@ DEFECTS: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "reserved bits ignored": lambda patch: patch.setattr(intel_walk, "reserved", lambda *_: 0),
     "nothing is stale": lambda patch: patch.setattr(intel.IntelIommu, "_cached", _never),
     "contexts are not kept": lambda patch: patch.setattr(
-        intel.IntelIommu, "_context", lambda self, requester, addr, is_write:
-        intel_walk.find_context(self.memory, self.root, requester, self.features)),
+        intel.IntelIommu, "_context", _fresh_context),
     "page invalidations ignored": lambda patch: patch.setattr(
         intel.IntelIommu, "_forget_pages", _never),
     "interrupts are like all memory": lambda patch: patch.setattr(

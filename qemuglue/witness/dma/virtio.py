@@ -24,6 +24,8 @@ from qemuglue.witness.dma.virtio_ring import (
     Queue,
 )
 from qemuglue.witness.dma.virtio_rng import Rng
+from qemuglue.witness.iommu.virtio import VirtioIommuPci
+from qemuglue.witness.iommu.virtio import function_at as virtio_iommu
 
 #: Property -> value; None where there is none.
 _Get = Callable[[str], Any]
@@ -133,8 +135,11 @@ def _pci(place: Place) -> DmaDevice | None:
         str(get("type")), place.version, queues, _offered(of_backend), bool(get("ioeventfd")),
         place.memory.target_big, place.parked,
     )
-    device = VirtioDevice(traits, _function(facts, backend), memory)
-    return VirtioPci(
+    transport, function = VirtioPci, _function(facts, backend)
+    if of_backend("type") == "virtio-iommu-device":
+        transport, function = VirtioIommuPci, virtio_iommu(place, path, backend)
+    device = VirtioDevice(traits, function, memory)
+    return transport(
         device, place.regions, place.space, vectors=int(get("vectors") or 0),
         page_per_queue=bool(get("page-per-vq")), any_size=place.version >= RESIZES,
         bdf=_bdf(get), msix_at=_msix_at(place, get),
@@ -214,7 +219,8 @@ def _queues(get: _Get) -> tuple[int, ...] | None:
     if kind == "virtio-net-device":
         return None if get("mq") else (int(get("rx_queue_size")), int(get("tx_queue_size")), 64)
     return {
-        "virtio-rng-device": (8,), "virtio-keyboard-device": (64, 64),
+        "virtio-iommu-device": (256, 256), "virtio-rng-device": (8,),
+        "virtio-keyboard-device": (64, 64),
         "virtio-mouse-device": (64, 64), "virtio-tablet-device": (64, 64),
         "virtio-multitouch-device": (64, 64),
     }.get(str(kind))

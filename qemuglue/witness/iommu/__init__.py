@@ -13,6 +13,7 @@ not do: follow IOMMUs whose tables are not described here, or guess at stale tra
 ``smmu_decode``       its stream table entries, context descriptors and event records
 ``smmu_walk``         its tables and its cache
 ``smmu_queue``        its queues and commands
+``virtio``            QEMU's virtio-iommu
 """
 
 from __future__ import annotations
