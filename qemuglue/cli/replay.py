@@ -12,6 +12,7 @@ from qemuglue.campaign.findings import details
 from qemuglue.campaign.inputs.faults import is_input_finding, read_finding
 from qemuglue.campaign.inputs.subject import replay_finding
 from qemuglue.campaign.loading import Loaded, load
+from qemuglue.campaign.restoring import Method
 from qemuglue.campaign.settings import Settings, scene
 from qemuglue.cli.common import (
     Exit,
@@ -22,6 +23,7 @@ from qemuglue.cli.common import (
     print_json,
     progress,
 )
+from qemuglue.cli.repeat import run_repeats
 from qemuglue.errors import BuildError, UsageError
 from qemuglue.program.words import format_operation
 from qemuglue.qemu.builds import Build, find_build
@@ -48,6 +50,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="judge with this planted defect (default: the finding's own)")
     parser.add_argument("--all-steps", action="store_true",
                         help=f"show every operation (default: the last {SHOWN})")
+    parser.add_argument("--repeat", type=int, default=0, metavar="N",
+                        help="perform each file N times instead, each time in the machine's first "
+                             "state, and tell whether QEMU did the same every time")
+    parser.add_argument("--state", choices=[each.value for each in Method], default="fresh",
+                        help="how --repeat brings the first state back (default: fresh; another "
+                             "is refused where it is not clean, see `qemuglue clean`)")
     add_json(parser)
     add_build(parser)
     add_qemu_args(parser)
@@ -65,6 +73,13 @@ def run(args: argparse.Namespace) -> int:
             continue
         loaded = load(path, machine=args.machine, args=tuple(args.qemu_args))
         build = _build(args, loaded)
+        if args.repeat:
+            document, code = run_repeats(
+                _scene(args, loaded, build), loaded, args.repeat, Method(args.state),
+                as_json=args.json)
+            documents.append(document)
+            worst = Exit.FOUND if code else worst
+            continue
         document, found = _replay(args, loaded, build)
         documents.append(document)
         if found.kind not in (Kind.NONE, Kind.SHUTDOWN):
