@@ -336,6 +336,7 @@ class Evidence:
                     self.bits.append((region, offset, size))
                 if self.following is not None:
                     self.following.heard(region, offset, size, is_write, event.value)
+                    self._called(region)  # whoever it called by DMA has returned
                 return event
             if not self._pass_by(event, forwarder=forwards(region)):
                 break
@@ -444,6 +445,9 @@ class Evidence:
             return True
         if self.following is not None and self.following.is_lost(self._last_region):
             return True  # its DMA is not followed any more
+        if self.following is not None and self.following.of(self._last_region) is not None:
+            # All that it does is predicted, but for the interrupts it sends.
+            return event.kind is EventKind.WRITE and name in MSI_REGIONS
         if event.refusal is not None and not name:
             # A device's own DMA to where nothing is. The operation's own refusals lie inside
             # its bytes; one that QEMU makes elsewhere instead is missed here as expected.

@@ -110,6 +110,7 @@ class LockStep:
         After anything but DONE the session is of no further use.
         """
         at = 0
+        self._settler.acted = False
         flying: _Batch | None = None
         while flying is not None or at < len(steps):
             if flying is None:
@@ -135,7 +136,9 @@ class LockStep:
                 return end
             flying = None if overtaken else ahead
         if not self.slow and steps:
-            suspicion = self._settler.settle(steps[-1], at - 1) or self.check_ram(full=False)
+            suspicion = self._settler.settle(steps[-1], at - 1)
+            # A device that acted may have written anywhere; else only the model's pages changed.
+            suspicion = suspicion or self.check_ram(full=self._settler.acted)
             if suspicion is not None:
                 return RunEnd(Stop.SUSPICION, at, suspicion)
         return RunEnd(Stop.DONE, at)
@@ -187,6 +190,12 @@ class LockStep:
                     return index, None
                 return index + 1, steps[index]
         return stop, None
+
+    def ends_batch(self, op: Operation, addr: int) -> bool:
+        """Whether the operation is a barrier, is not sent at all, or cannot be judged."""
+        return op.verb == "reset" or self._is_barrier(op, addr) is not None or any(
+            self.session.unjudgeable(section.region) is not None
+            for section in self.judge.sections(op, addr))
 
     def _pass_over(self, step: Step) -> None:
         """An operation that is not sent, see ``oddities``."""

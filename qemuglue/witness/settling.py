@@ -47,6 +47,8 @@ class Settler:
     def __init__(self, session: Session, tally: Tally) -> None:
         self.session = session
         self.tally = tally
+        #: Whether a device has acted since the lock step last set this.
+        self.acted = False
         #: Events behind those of the batch that were looked at already: what the devices did
         #: while QEMU's main loop came round for another reason.
         self.early: Sequence[Event] = ()
@@ -60,9 +62,9 @@ class Settler:
         came later are taken here. Raises what the session's channels raise."""
         session = self.session
         following, evidence = session.following, session.evidence
-        began = time.monotonic()
         late = False
         for _ in range(MAX_ROUNDS):
+            began = time.monotonic()
             due = list(self._due())
             if not due:
                 break
@@ -81,6 +83,7 @@ class Settler:
                 follower.device.lost = f"it does something {MAX_ROUNDS} times in a row"
         self._note_lost()
         acts, touched = following.take()
+        self.acted = self.acted or bool(acts)
         found = self._wait(acts, touched, PATIENCE_S if late else 0.0)
         self.early = ()
         if late:
