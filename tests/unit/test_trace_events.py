@@ -17,6 +17,7 @@ from qemuglue.campaign.trace_events import (
     shape_of,
     words_of,
 )
+from qemuglue.qemu.config import VmMode
 
 KNOWN = [
     "e1000e_core_write", "e1000e_tx_descr", "e1000e_irq_itr_set", "e1000e_rx_timer",
@@ -32,6 +33,13 @@ def test_chosen_are_those_of_the_machine_and_no_plumbing() -> None:
         "e1000e_core_write", "e1000e_irq_itr_set", "e1000e_tx_descr", "pci_cfg_write",
         "usb_xhci_port_link", "virtio_notify",
     ], "the timer is asynchronous, USB's other controller is not there"
+
+
+def test_in_parked_mode_interrupts_come_by_themselves() -> None:
+    words = words_of(["e1000e"])
+    assert "e1000e_irq_itr_set" in choose(KNOWN, words)
+    assert "e1000e_irq_itr_set" not in choose(KNOWN, words, parked=True)
+    assert "e1000e_core_write" in choose(KNOWN, words, parked=True)
 
 
 def test_patterns_switch_on_the_chosen_and_nothing_else() -> None:
@@ -74,7 +82,7 @@ class FakeMonitor:
 def fake_session() -> Any:
     process = SimpleNamespace(monitor=FakeMonitor())
     return SimpleNamespace(process=process, device_regions=lambda: iter(()),
-                           config=SimpleNamespace(target="x86_64"))
+                           config=SimpleNamespace(target="x86_64", mode=VmMode.STOPPED))
 
 
 def test_a_loud_event_goes_off_and_stays_off() -> None:
