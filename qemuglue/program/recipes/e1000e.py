@@ -168,7 +168,7 @@ class _Driver:
         head = rng.randrange(count) & -2 if count and rng.random() < 0.3 else 0
         tail = (head - (2 if split else 1)) % count if count else 0
         if rng.random() < 0.2:
-            tail = rng.randrange(max(count, 1))
+            tail = rng.randrange(max(count, 1)) & (-2 if split else -1)
         if self._wrong and rng.random() < 0.3:
             head, tail = rng.randrange(0x200), rng.randrange(0x200)
         self._ring(_RX[number], base, size, head, tail)
@@ -186,8 +186,7 @@ class _Driver:
         self._ring(_TX[queue], self._tx_base, self._tx_size, self._at, self._at)
         if rng.random() < 0.2:
             self._write(_IVAR, rng.choice((0, 1 << 31)))
-        if rng.random() < 0.1:
-            self._write(_TARC[queue], rng.choice((0x403, 0x3)))
+        self._write(_TARC[queue], 0x403 if rng.random() < 0.96 else 0x3)
         self._write(_TCTL, 0x3003F0FA if rng.random() < 0.97 else 0x3003F0F8)
 
     def _send(self, queue: int) -> None:

@@ -22,6 +22,7 @@ from qemuglue.witness.dma.device import Place, Port, When
 from qemuglue.witness.dma.e1000e_packet import Style
 from qemuglue.witness.dma.e1000e_receive import Receiver
 from qemuglue.witness.dma.e1000e_registers import RECEIVE, STARTERS, TRANSMIT, Registers
+from qemuglue.witness.dma.e1000e_status import is_spread
 from qemuglue.witness.dma.e1000e_transmit import DESCRIPTOR, Transmitter
 
 MMIO, IO = "e1000e-mmio", "e1000e-io"
@@ -133,9 +134,10 @@ class E1000e:
         written back has none, so the second time round will do."""
         if not self._reworked or not registers.looped or registers.descriptor != 32:
             return False
+        rings = RECEIVE if is_spread(registers) else RECEIVE[:1]
         return any(
             registers[ring.tail] % 2 and registers[ring.tail] < registers.descriptors(ring)
-            for ring in RECEIVE)
+            for ring in rings)
 
     def _is_long(self, registers: Registers, ring: regs.Ring) -> bool:
         """Whether sending what the ring holds takes too long."""

@@ -83,10 +83,15 @@ class Received:
         self.packet.write(parsed.layer4 + at, value.to_bytes(2, "big"))
 
 
+def is_spread(registers: Registers) -> bool:
+    """Whether packets are spread over both rings (``e1000e_rss_enabled``)."""
+    on = registers[regs.MRQC] & 3 == 1 and registers[regs.RXCSUM] & _RXCSUM_NO_PACKET_SUM
+    return bool(on) and registers.extended
+
+
 def spread(registers: Registers, parsed: Parsed) -> Hashed:
     """``e1000e_rss_parse_packet``."""
-    on = registers[regs.MRQC] & 3 == 1 and registers[regs.RXCSUM] & _RXCSUM_NO_PACKET_SUM
-    if not on or not registers.extended:
+    if not is_spread(registers):
         return Hashed()
     found = _hash_input(registers, parsed)
     if found is None:
