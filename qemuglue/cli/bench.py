@@ -12,7 +12,7 @@ from dataclasses import asdict
 from typing import Any
 
 from qemuglue.campaign import bench_check, bench_model
-from qemuglue.campaign.bench import Rate, measure
+from qemuglue.campaign.bench import BulkRate, Rate, measure
 from qemuglue.campaign.check_jobs import machines_of
 from qemuglue.campaign.settings import Settings, scene
 from qemuglue.cli.common import (
@@ -27,11 +27,12 @@ from qemuglue.cli.common import (
 from qemuglue.errors import UsageError
 
 NAME = "bench"
-HELP = ("Measure judged operations a second on RAM and on devices, beside the same bytes sent "
-        "pre-encoded by a client that only counts replies. `bench model` measures the model by "
-        "itself: single accesses, drawing and lookup of maps, bulk copies beside slicing. `bench "
-        "check` measures `check --all --ops 0` beside launching the same machines and reading "
-        "`info mtree` alone, in turns. Ratios hold; absolute rates drift.")
+HELP = ("Measure judged operations a second on RAM, on devices and in a campaign's mix, beside "
+        "the same bytes sent pre-encoded with the transcript on by a client that only counts "
+        "replies; and the comparison of all of guest RAM beside memcmp. `bench model` measures "
+        "the model by itself: single accesses, drawing and lookup of maps, bulk copies beside "
+        "slicing. `bench check` measures `check --all --ops 0` beside launching the same machines "
+        "and reading `info mtree` alone, in turns. Ratios hold; absolute rates drift.")
 
 
 #: As for `check`.
@@ -44,8 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="judged operations on QEMU (the default), the model alone, or the "
                              "maps of all machines")
     parser.add_argument("--machine", default="x86_64/q35", metavar="TARGET/NAME")
-    parser.add_argument("--operations", type=int, default=200_000, metavar="N")
-    parser.add_argument("--rounds", type=int, default=3, metavar="N")
+    parser.add_argument("--operations", type=int, default=30_000, metavar="N")
+    parser.add_argument("--rounds", type=int, default=5, metavar="N")
     parser.add_argument("--target", action="append", default=[], metavar="T",
                         help="check: only machines of this target; may be repeated")
     parser.add_argument("--jobs", type=int, metavar="N",
@@ -63,23 +64,41 @@ def _lockstep(args: argparse.Namespace) -> int:
     [build] = builds_of(args)
     stage = scene(Settings(machine=args.machine, devices=("edu", "pci-testdev"),
                            build=build.name if build.root else str(args.build or "")))
-    rates = measure(stage, operations=max(1000, args.operations), rounds=max(1, args.rounds),
-                    seed=args.seed or 0)
+    rates, bulk = measure(stage, operations=max(1000, args.operations),
+                          rounds=max(1, args.rounds), seed=args.seed or 0)
     if args.json:
         print_json({"schema": 1, "build": build.name, "version": build.version,
-                    "machine": args.machine, "rates": [_document(rate) for rate in rates]})
+                    "machine": args.machine, "rates": [_document(rate) for rate in rates],
+                    "bulk": _bulk_document(bulk)})
         return Exit.NOTHING_FOUND
     print(f"{args.machine} on {build.name} (QEMU {build.version}), medians of {args.rounds} rounds "
           f"of {rates[0].operations:,} operations")
-    print(f"{'':8} {'judged':>12} {'only counted':>14} {'share':>7}")
+    print(f"{'':14} {'judged':>12} {'only counted':>14} {'share':>7}")
     for rate in rates:
-        print(f"{rate.what:8} {rate.judged:>10,.0f}/s {rate.counted:>12,.0f}/s {rate.share:>6.0%}")
+        print(f"{rate.what:14} {rate.judged:>10,.0f}/s {rate.counted:>12,.0f}/s {rate.share:>6.0%}")
+    if bulk is not None:
+        print(f"all RAM, {bulk.size >> 20:,} MiB: compared at {_gib_s(bulk, bulk.compare_s):.2f} "
+              f"GiB/s, memcmp {_gib_s(bulk, bulk.memcmp_s):.2f} GiB/s: "
+              f"{bulk.ratio:.2f} times as long")
     return Exit.NOTHING_FOUND
+
+
+def _gib_s(bulk: BulkRate, seconds: float) -> float:
+    return bulk.size / seconds / (1 << 30)
 
 
 def _document(rate: Rate) -> dict[str, Any]:
     return {"what": rate.what, "operations": rate.operations, "judged_per_s": round(rate.judged),
             "counted_per_s": round(rate.counted), "share": round(rate.share, 3)}
+
+
+def _bulk_document(bulk: BulkRate | None) -> dict[str, Any] | None:
+    """None: this machine's RAM is not shared with the harness."""
+    if bulk is None:
+        return None
+    return {"bytes": bulk.size, "compare_gib_per_s": round(_gib_s(bulk, bulk.compare_s), 2),
+            "memcmp_gib_per_s": round(_gib_s(bulk, bulk.memcmp_s), 2),
+            "ratio": round(bulk.ratio, 3)}
 
 
 def _model(args: argparse.Namespace) -> int:

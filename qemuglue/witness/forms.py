@@ -80,9 +80,8 @@ class Form:
 
     @property
     def can_be_heard(self) -> bool:
-        """Whether what its one line says is what the device has to be told."""
-        [line, *more] = self.lines
-        return not more and line.filled and line.mask == (1 << 8 * line.size) - 1
+        """Whether its lines say what the device has to be told."""
+        return all(line.filled and line.mask == (1 << 8 * line.size) - 1 for line in self.lines)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from qemuglue.memory.address_space import AddressSpace
+from qemuglue.memory.attrs import UNSPECIFIED
 from qemuglue.memory.region import MASK64, MemoryRegion, RegionKind
 from qemuglue.witness.contracts import Veto
 from qemuglue.witness.dma import Following, forwards
@@ -186,12 +187,29 @@ class DevicePlan:
             )):
                 return False
             at += 1
-        if form.heard and self._following is not None:
-            evidence.step_to(at, self.region, settle=False)
-            part = (value >> line.right & line.mask) << line.left
-            self._following.heard(self.region, offset + line.delta, line.size, is_write, part)
-            at = evidence.pos
-        evidence.step_to(at, self.region if form.calls and not form.heard else None)
+        if form.heard:
+            self._tell(evidence, form, offset, value, is_write)
+            evidence.step_to(evidence.pos, None)
+        else:
+            evidence.step_to(at, self.region if form.calls else None)
         if marks is not None:
             marks.add(form)
         return True
+
+    def _tell(
+        self, evidence: Evidence, form: Form, offset: int, value: int, is_write: bool
+    ) -> None:
+        """Step over the lines of a decoded device and tell it of each. What it does at once must
+        come before the next line: then the general way of taking lines goes on."""
+        assert self._following is not None
+        at = evidence.pos
+        for line in form.lines:
+            place, part = offset + line.delta, value >> line.right & line.mask
+            if evidence.pos == at:
+                at += 1
+                evidence.step_to(at, self.region, settle=False)
+                self._following.heard(self.region, place, line.size, is_write, part)
+            elif is_write:
+                evidence.write(self.region, place, part, line.size, UNSPECIFIED)
+            else:
+                evidence.read(self.region, place, line.size, UNSPECIFIED)
