@@ -8,7 +8,10 @@
 ``findings``      the finding folder (FINDING.md); ``loading`` reads what ``replay`` takes
 ``worker``        one process of a campaign; ``runner`` its parent; ``status`` between them
 ``libfuzzer``     the Atheris entry, ``qemuglue-fuzz``; ``feedback`` its counters
-``breeding``      mutation by operations for the random engine; ``corpus`` keeps inputs
+``steering``      what of QEMU steers it: ``reach`` reads the transcript, ``trace_events``
+                  chooses and budgets QEMU's own, ``guide`` and ``guided`` say where to aim
+``breeding``      new inputs of old ones, by operations; ``corpus`` keeps inputs
+``experiment``    whether that pays: arms, seeds, and ``rank``'s test
 ``checking``      the check of one machine; ``check_result`` its outcome
 ``check_run``     many machines at a time; ``check_jobs`` what each worker does
 ``schedule``      jobs in worker processes, whatever becomes of one

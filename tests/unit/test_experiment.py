@@ -43,15 +43,18 @@ def test_the_table_is_made_of_the_results_there_are(
     for seed in range(1, 11):
         for arm, states in (("random", 100), ("blind", 80), ("all", 200)):
             result_path(tmp_path, "access", arm, seed).write_text(json.dumps(
-                {"states": states + seed, "events": 5, "shapes": 7}))
+                {"states": states + seed, "events": 5, "shapes": 7, "programs": 200}))
     assert main(["--out", str(tmp_path), "--setup", "access", "--table"]) == 0
     text = capsys.readouterr().out
     assert "transcript" not in text, "it has no results"
-    line = next(line for line in text.splitlines() if line.startswith("all "))
+    assert "200 programs a run" in text
+    line = next(line for line in text.splitlines() if line.strip().startswith("all "))
     words = line.split()
-    assert words[1:7] == ["10", "206", "+94.8%", "1.1e-05", "+134.5%", "1.1e-05"] or \
-        float(words[4]) < 1e-4, line
-    assert "p" in text
+    assert words[1:6] == ["10", "206", "201", "210", "+94.8%"], line
+    assert float(words[6]) == pytest.approx(1.1e-5, rel=0.05)
+    assert words[7].startswith("+1"), line
+    assert "states 100%, events 50%, shapes 50%" in text, "the others are all alike"
+    assert max(map(len, text.splitlines())) <= 100
 
 
 def test_an_unknown_arm_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -59,7 +59,8 @@ def parser() -> argparse.ArgumentParser:
         prog="ci/experiment", description="Does coverage feedback pay? Runs that have a result "
         "already are not repeated.")
     add = made.add_argument
-    add("--out", type=Path, default=Path("experiment"), help="folder of the results")
+    add("--out", type=Path, default=Path("findings/experiment"),
+        help="folder of the results (default: %(default)s)")
     add("--setup", nargs="+", choices=SETUPS, default=["access", "e1000e"])
     add("--arm", nargs="+", choices=ARMS, default=["random", "blind", "transcript", "all"],
         help=HELP_ARMS)
