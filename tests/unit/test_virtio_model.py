@@ -123,6 +123,18 @@ def test_an_ioeventfd_takes_notifies_of_any_size_since_8_2_and_of_two_bytes_befo
         assert not bench.notify.ioeventfds
 
 
+def test_an_eventfd_set_twice_is_one_event() -> None:
+    bench = Bench(ioeventfd=True)
+    bench.start()
+    handled: list[int] = []
+    bench.device.function.handle = lambda queue: handled.append(queue.index)  # type: ignore[method-assign]
+    bench.space.store_sized(0x101000, 0, 2, "little")
+    bench.pci.wrote(bench.notify, 2, 1, 0)  # beside it: no eventfd, but the same queue
+    bench.act(When.NOW)
+    bench.act(When.SOON)
+    assert handled == [0]
+
+
 def test_every_queue_is_looked_at_when_the_driver_is_ready() -> None:
     bench = Bench(ioeventfd=True)
     bench.chain([bench.request(GET_ID), (0x5000, 20, True), STATUS])

@@ -147,6 +147,8 @@ class VirtioDevice:
         self.lost = ""
         self.port: Port | None = None
         self._todo = _Todo()
+        #: Queues whose eventfd is set.
+        self._signalled: set[int] = set()
         function.bind(self)
 
     # -- for the rings ---------------------------------------------------------------------------
@@ -188,8 +190,12 @@ class VirtioDevice:
     def lose(self, why: str) -> None:
         """Nobody can tell what it does from here on, nor which notifies reach it."""
         self.lost = self.lost or why
-        self._todo.items.clear()
+        self._forget()
         self.stop_ioeventfd()
+
+    def _forget(self) -> None:
+        self._todo.items.clear()
+        self._signalled.clear()
 
     # -- status and features ---------------------------------------------------------------------
 
@@ -229,7 +235,7 @@ class VirtioDevice:
         self.stop_ioeventfd()
         self.set_status(0)
         self.function.reset()
-        self._todo.items.clear()
+        self._forget()
         self.broken = self.disabled = False
         self.features = self.queue_sel = self.status = self.isr = 0
         self.config_vector = NO_VECTOR
@@ -292,13 +298,20 @@ class VirtioDevice:
         if queue is None or not queue.desc or self.broken:
             return
         if self.ioeventfd_started:
-            self.later(When.SOON, lambda: self.handle(queue))
+            self.signalled(index)
         else:
             self.later(When.NOW, lambda: self.handle(queue))
 
     def signalled(self, index: int) -> None:
-        """A write that an ioeventfd took (``virtio_queue_host_notifier_read``)."""
-        self.later(When.SOON, lambda: self.handle(self.queues[index]))
+        """A write that an ioeventfd took. The queue is looked at once, however often it was
+        signalled until then (``virtio_queue_host_notifier_read``)."""
+        if index not in self._signalled:
+            self._signalled.add(index)
+            self.later(When.SOON, lambda: self._look(index))
+
+    def _look(self, index: int) -> None:
+        self._signalled.discard(index)
+        self.handle(self.queues[index])
 
     def handle(self, queue: Queue) -> None:
         """``virtio_queue_notify_vq``."""
