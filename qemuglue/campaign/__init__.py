@@ -2,7 +2,10 @@
 
 ================  ==========================================================================
 ``targets``       the fuzz targets by name
-``defects``       planted model defects, for the canary and the tests
+``drawing``       how a target's programs are drawn; ``devices`` what ``device`` is about
+``inputs``        targets without a machine: ``text`` and ``model`` are two
+``defects``       planted model defects, for the canary and the tests; ``map_defects`` of
+                  the mirror, ``faults`` on the wire; ``planted`` has all by name
 ``settings``      everything that decides a campaign, as one value that travels
 ``explorer``      execute programs on one machine and deal with what happens
 ``findings``      the finding folder (FINDING.md); ``loading`` reads what ``replay`` takes
