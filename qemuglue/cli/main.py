@@ -33,6 +33,7 @@ VERBS = {
     "bisect": "first build that shows a finding",
     "contracts": "access contract of every device region",
     "targets": "list the fuzz targets",
+    "clean": "which ways bring a machine back into its first state",
     "corpus": "merge, prune or measure a corpus",
     "report": "findings folder as HTML, JUnit or JSON",
     "watch": "follow a machine's memory map",
