@@ -17,6 +17,7 @@ from qemuglue.program.recipes.recipe import Scratch, ram_write
 from qemuglue.program.recipes.virtio_requests import disk_requests, random_requests
 from qemuglue.program.recipes.virtio_rings import Rings
 from qemuglue.program.recipes.virtio_transport import (
+    ACCESS_PLATFORM,
     EVENT_IDX,
     INDIRECT_DESC,
     VERSION_1,
@@ -115,6 +116,8 @@ class _Use:
         rng, transport = self._rng, self._transport
         rings = self._rings()
         features = VERSION_1 if rng.random() < 0.9 else 0
+        if rng.random() < 0.8:
+            features |= ACCESS_PLATFORM  # a device behind an IOMMU does nothing without
         features |= INDIRECT_DESC
         if rng.random() < 0.4:
             features |= EVENT_IDX

@@ -10,7 +10,7 @@ from qemuglue.program.operation import Operation, Place
 from qemuglue.program.recipes.recipe import register_read, register_write
 from qemuglue.program.recipes.virtio_rings import Rings
 
-VERSION_1, EVENT_IDX, INDIRECT_DESC = 1 << 32, 1 << 29, 1 << 28
+VERSION_1, EVENT_IDX, INDIRECT_DESC, ACCESS_PLATFORM = 1 << 32, 1 << 29, 1 << 28, 1 << 33
 
 _LOW = 0xFFFF_FFFF
 _DRIVER = 3

@@ -173,8 +173,13 @@ class IntelIommu:
         return self.registers.shown(offset, size)
 
     def kicks(self, region: MemoryRegion, offset: int, data: bytes) -> bool:
-        """What the queue does is done when the write is, but it may also change the map."""
-        return False
+        """What the queue does is done when the write is, but devices may get another map: when
+        translation is switched, and when contexts are looked at again while it is on."""
+        if region.name != REGION:
+            return False
+        last = offset + len(data) - 1
+        commands = (reg.GCMD,) if not self.enabled else (reg.GCMD, reg.CCMD + 4, reg.IQT)
+        return any(offset <= at + 3 and at <= last for at in commands)
 
     def floods(self, region: MemoryRegion, offset: int, data: bytes) -> bool:
         """The queue ends after 32,768 descriptors."""
