@@ -95,7 +95,7 @@ PAUSE_OVER_REPLIES: Final = 64
 and waking for each costs both sides half their time. Short enough (some 30 replies) that
 the smallest usual socket buffer (about 280 replies) does not fill."""
 
-_RECV_BYTES: Final = 256 << 10
+_RECV_BYTES: Final = 64 << 10
 _IRQ_LINES_KEPT: Final = 4096
 _IRQ_LINE_KEPT: Final = 200
 _U64_LIMIT: Final = 1 << 64

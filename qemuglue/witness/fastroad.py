@@ -45,6 +45,20 @@ _CODES = {1: "B", 2: "H", 4: "I", 8: "Q"}
 PORT_ROOT_SIZE = 1 << 16
 
 
+#: Replies of device reads -> their values: most registers read the same again and again.
+_VALUES: dict[bytes, int] = {}
+MAX_VALUES = 1 << 14
+
+
+def _value(reply: bytes) -> int | None:
+    """The value of a reply to a sized read, if it is one."""
+    try:
+        value = int(reply[5:], 16)
+    except ValueError:
+        return None
+    return value if reply == b"OK 0x%016x" % value else None
+
+
 class FastRoad:
     """Judges operations of one batch into ``tally``; ``close`` counts them.
 
@@ -92,6 +106,7 @@ class FastRoad:
         rdata, wdata, dirty = fast.rdata, fast.wdata, fast.dirty
         unpack, pack, counts, verbs = self._unpack, self._pack, self._counts, self._verbs
         text, pos, marks, kinds = evidence.text, evidence.pos, self._plain, fast.kinds
+        values = _VALUES
         called: MemoryRegion | None = None
         for k in range(at, stop):
             op, addr = steps[k]
@@ -129,11 +144,15 @@ class FastRoad:
                     if found is None:
                         break
                 if not is_write:
-                    try:
-                        value = int(reply[5:], 16)
-                    except ValueError:
-                        break
-                    if reply != b"OK 0x%016x" % value or value >> 8 * size:
+                    known = values.get(reply)
+                    if known is None:
+                        known = _value(reply)
+                        if known is None:
+                            break
+                        if len(values) < MAX_VALUES:
+                            values[reply] = known
+                    value = known
+                    if value >> 8 * size:
                         break
                 owed, form = found
                 if owed:

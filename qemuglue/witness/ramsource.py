@@ -22,6 +22,8 @@ STEP = 1 << 20
 #: and 10 us otherwise.
 COPIED = 1 << 16
 
+_NOTHING: Iterator[tuple[int, int]] = iter(())
+
 #: A region beyond this is not read whole, where the kernel does not tell what is in it.
 MAX_WHOLE = 256 << 20
 
@@ -38,10 +40,11 @@ class SharedSource:
         return bytes(self._ram.view[offset : offset + size])
 
     def differing(self, offset: int, expected: memoryview) -> Iterator[tuple[int, int]]:
-        with self._ram.view[offset : offset + len(expected)] as ours:
-            if len(expected) <= COPIED and ours.tobytes() == expected.tobytes():
-                return
-            yield from differing_ranges(ours, expected)
+        size = len(expected)
+        ours = self._ram.view[offset : offset + size]
+        if size <= COPIED and ours.tobytes() == expected.tobytes():
+            return _NOTHING
+        return differing_ranges(ours, expected)
 
     def extents(self) -> Iterable[tuple[int, int]]:
         return data_extents(self._ram.fd, self._ram.size)
