@@ -160,7 +160,7 @@ class _Driver:
         size = self._size()
         count = size // 16
         base = self._place(size, 16)
-        for at in range(0, size, 8):
+        for at in range(0, min(size, 512), 8):
             if split or at % 16 == 0:
                 self._fill(base + at, self._buffer(buffer).to_bytes(8, "little"))
             elif rng.random() < 0.1:
