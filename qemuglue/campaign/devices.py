@@ -15,6 +15,9 @@ DEVICE_ID = "fuzzed"
 #: What another one did to RAM by itself could not be judged.
 MASTERS = ("edu", "e1000e", "virtio-")
 
+#: Those of them that act when the guest's clock has moved on.
+CLOCKED = ("edu", "virtio-rng-")
+
 #: What the seed chooses among, where the build has it: PCI devices that need nothing else.
 CHOICE = (
     "edu", "pci-testdev", "e1000", "e1000e", "igb", "rtl8139", "pcnet", "ne2k_pci", "vmxnet3",

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from qemuglue.campaign.defects import Defect
-from qemuglue.campaign.devices import MASTERS, check, choose, with_id
+from qemuglue.campaign.devices import CLOCKED, MASTERS, check, choose, with_id
 from qemuglue.campaign.faults import Fault
 from qemuglue.campaign.feedback import DEFAULT_FEEDBACK, FEEDBACKS
 from qemuglue.campaign.planted import PLANTED
@@ -144,16 +144,17 @@ class Settings:
         target = find_target(name)
         own = not machine or machine == target.machine
         given = target.devices if own else ()
-        setup = target.setup
+        setup, mode = target.setup, target.mode if own else "stopped"
         if devices is not None:
             given = tuple(devices)
         if target.draws == "device":
             given = _one_device(build, machine or target.machine, given, seed)
             setup = setup if given[0].startswith(MASTERS) else "pci"
+            mode = "parked" if own and given[0].startswith(CLOCKED) else mode
         return cls(
             target=target.name, machine=machine or target.machine, devices=given, build=build,
             qemu_args=target.qemu_args if given and given == target.devices else (), seed=seed,
-            defect=target.defect, operations=target.operations, mode=target.mode, setup=setup,
+            defect=target.defect, operations=target.operations, mode=mode, setup=setup,
         )
 
     # -- JSON ----------------------------------------------------------------------------------

@@ -11,17 +11,14 @@ from dataclasses import dataclass
 
 from qemuglue.campaign.defects import DEFAULT_DEFECT
 from qemuglue.errors import UsageError
-from qemuglue.program.verbs import SETUPS
-
-#: PCI devices mapped and, for those that are to act by themselves, allowed to master the bus.
-_MASTERS = "dma" if "dma" in SETUPS else "pci"
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
     """``machine`` is "" where no QEMU is needed; ``setup`` is one of ``program.verbs.SETUPS``;
     ``defect`` a name of ``planted.PLANTED`` or "" for none. ``draws`` is how programs are made
-    (``drawing.WAYS``), ``qemu_args`` and ``operations`` what they need of QEMU and in length."""
+    (``drawing.WAYS``), ``qemu_args`` and ``operations`` what they need of QEMU and in length;
+    ``mode`` is the VM's, on the target's own machine (others may not be parked)."""
 
     name: str
     help: str
@@ -47,10 +44,10 @@ TARGETS: dict[str, Target] = {
         Target("dma", "devices are told to read and write guest RAM by themselves, as drivers do",
                devices=("edu", "virtio-rng-pci", "virtio-blk-pci,drive=disk", "e1000e"),
                qemu_args=("-blockdev", "null-co,node-name=disk,size=1048576,read-zeroes=on"),
-               setup=_MASTERS, draws="dma", operations=128),
+               setup="dma", draws="dma", operations=128, mode="parked"),
         Target("device", "one device: all its regions, its configuration space, its DMA "
                "(--device NAME; without it the seed chooses one)",
-               setup=_MASTERS, draws="device"),
+               setup="dma", draws="device"),
         Target("model", "the model by itself against naive oracles: maps, accesses, changes, RCU",
                machine=""),
         Target("text", "what QEMU says, damaged: every parser gives a value or one sentence",

@@ -74,6 +74,9 @@ def run(args: argparse.Namespace) -> int:
     if not find_target(args.target).machine:
         return _run_inputs(args)
     settings = settings_of(args)
+    if find_target(args.target).draws == "device" and args.device is None:
+        progress(f"the seed chose {settings.devices[0].split(',')[0]}; --device NAME takes another "
+                 "(`qemuglue targets --devices` lists them)")
     if args.engine is None and settings.engine == "random":
         progress("Atheris is not installed: programs are drawn, not bred (--engine random); "
                  "`pip install 'qemuglue[fuzz]'` brings it")

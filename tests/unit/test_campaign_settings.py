@@ -84,12 +84,25 @@ def test_a_defect_is_planted_and_keeps_the_version(name: str) -> None:
 
 
 def test_the_targets_are_usable_as_they_are() -> None:
-    assert [target.name for target in TARGETS.values() if not target.machine] == ["text"]
+    assert [target.name for target in TARGETS.values() if not target.machine] == [
+        "model", "text"]
     for target in TARGETS.values():
         if not target.machine:
             continue
-        Settings(target=target.name, machine=target.machine, devices=target.devices,
-                 setup=target.setup, defect=target.defect)
+        if target.draws == "device":
+            continue  # it asks the build what devices there are
+        settings = Settings.of_target(target.name)
+        assert (settings.machine, settings.devices, settings.setup, settings.defect) == (
+            target.machine, target.devices, target.setup, target.defect)
+        assert (settings.mode, settings.operations) == (target.mode, target.operations)
     assert TARGETS["canary"].defect and not TARGETS["access"].defect
-    with pytest.raises(UsageError, match="access, canary"):
+    with pytest.raises(UsageError, match="access, topology, dma"):
         find_target("acces")
+
+
+def test_another_machine_comes_without_the_targets_devices() -> None:
+    other = Settings.of_target("dma", machine="aarch64/virt")
+    assert (other.devices, other.qemu_args, other.mode) == ((), (), "stopped")
+    mine = Settings.of_target("dma", devices=["edu"])
+    assert (mine.devices, mine.qemu_args, mine.mode) == (("edu",), (), "parked")
+    assert Settings.of_target("dma").qemu_args
