@@ -95,7 +95,8 @@ class Bench:
         last = len(buffers) - 1
         for i, (addr, size, is_write) in enumerate(buffers):
             flags = NEXT * (i < last) | WRITE * is_write
-            self.put(DESC + 16 * (first + i), struct.pack("<QIHH", addr, size, flags, first + i + 1))
+            index = first + i
+            self.put(DESC + 16 * index, struct.pack("<QIHH", addr, size, flags, index + 1))
         self.put(AVAIL + 4 + 2 * (self.index % 8), struct.pack("<H", first))
         self.index += 1
         self.put(AVAIL + 2, struct.pack("<H", self.index))

@@ -210,6 +210,7 @@ def test_the_medium_is_what_qmp_says() -> None:
     answer = [{"qdev": "/machine/peripheral/d/virtio-backend", "inserted": inserted}]
     path = "/machine/peripheral/d/virtio-backend"
     assert medium_of(answer, path) == Null(4096, zeroes=True)
-    assert medium_of([{**answer[0], "inserted": {**inserted, "drv": "file"}}], path) == Unknown(4096)
-    assert medium_of([{**answer[0], "inserted": {**inserted, "ro": True}}], path) is None
+    for change, medium in (({"drv": "file"}, Unknown(4096)), ({"ro": True}, None)):
+        changed = {**answer[0], "inserted": {**inserted, **change}}
+        assert medium_of([changed], path) == medium
     assert medium_of("nonsense", path) is None

@@ -8,6 +8,7 @@ from random import Random
 from qemuglue.program.operation import Operation, Place
 from qemuglue.program.recipes.recipe import Scratch, ram_write
 from qemuglue.program.recipes.virtio_rings import Buffer, Rings
+from qemuglue.program.verbs import MAX_LENGTH
 
 _IN, _OUT, _FLUSH, _SCSI, _GET_ID, _DISCARD, _ZEROES = 0, 1, 4, 2, 8, 11, 13
 _KINDS = (_IN, _IN, _IN, _OUT, _OUT, _FLUSH, _GET_ID, _DISCARD, _ZEROES, _SCSI, 3, 5, 16, 18,
@@ -62,6 +63,7 @@ def _disk_request(
     buffers = _split(rng, Buffer(header, 16))
     if kind & ~0x80000000 in (_IN, _OUT):
         size = 512 * rng.choice((0, 1, 1, 2, 3, 8)) + rng.choice((0, 0, 0, 0, 0, 1, 511))
+        size = min(size, MAX_LENGTH)
         if size:
             data = Buffer(scratch.take(size, rng.choice((1, 512))), size, kind & 1 == 0)
             ops.append(Operation("memset", _at(data.addr), size, rng.randrange(256)))
