@@ -25,7 +25,7 @@ CHOICE = (
     "virtio-keyboard-pci", "virtio-gpu-pci", "virtio-scsi-pci", "VGA", "bochs-display",
     "cirrus-vga", "qemu-xhci", "nec-usb-xhci", "usb-ehci", "piix3-usb-uhci", "pci-ohci", "AC97",
     "ES1370", "intel-hda", "ich9-ahci", "lsi53c895a", "megasas", "am53c974", "sdhci-pci",
-    "pci-serial", "ivshmem-plain",
+    "pci-serial",
 )
 #: Names of devices that a sentence lists at most.
 SHOWN = 12
