@@ -22,7 +22,6 @@ from qemuglue.memory.attrs import OK, MemTxAttrs
 from qemuglue.memory.contract import Reason
 from qemuglue.memory.flatview import UNASSIGNED
 from qemuglue.memory.region import MAX_SIZE, MemoryRegion, RegionKind
-from qemuglue.memory.rules import Rules
 from qemuglue.qemu.events import Event, Lines, describe
 from qemuglue.qemu.events import Kind as EventKind
 from qemuglue.witness.dma import BITBAND, Following, forwards
@@ -127,6 +126,8 @@ class Evidence:
         self.epoch = 0
         #: Whether the batch at hand may hold changes of the map.
         self.may_remap = False
+        #: Position behind an event -> behind what a decoded device did when it was told of it.
+        self._told: dict[int, int] = {}
         self._map = 0
         self._passed: list[str] = []
         self._bound: dict[int, MemoryRegion] = {}
@@ -167,6 +168,7 @@ class Evidence:
         self.bits.clear()
         self.stored.clear()
         self._last_region = UNASSIGNED  # whoever was called last has had its time
+        self._told.clear()
 
     def _hold(self, events: Sequence[Event]) -> None:
         self.events = events
@@ -274,16 +276,16 @@ class Evidence:
     def skip(self, *, known: bool) -> None:
         """Leave out what is left of the batch. Decoded devices are told what reached them if the
         map is ``known`` to be the same; otherwise they are not followed any more."""
-        left = [self.events[at] for at in range(self.pos, len(self.events))]
-        self.pos = len(self.events)
-        self.topology = self.topology or any(event.kind is _TOPOLOGY for event in left)
         self.mismatch = None
-        if not known:
-            self.overlook(left)
-            return
-        for event in left:
-            if self.following is not None and event.kind in (_READ, _WRITE):
+        while self.pos < len(self.events):
+            event = self.events[self.pos]
+            self.pos += 1
+            self.topology = self.topology or event.kind is _TOPOLOGY
+            if known and self.mismatch is None:
                 self._tell_of(event)
+            else:  # what it would do by DMA is not what comes
+                self.overlook([event])
+        self.mismatch = None
 
     def overlook(self, events: Iterable[Event]) -> None:
         """These happened on a map that is not known: decoded devices that they reached are not
@@ -299,6 +301,7 @@ class Evidence:
 
     def append(self, events: Sequence[Event]) -> None:
         """More events of the same batch."""
+        self._told.clear()
         self._hold([*self.events[self.pos :], *events])
         self.pos = 0
 
@@ -334,9 +337,7 @@ class Evidence:
                     self.stored.append((region, offset))
                 if value is not None and region.name == BITBAND:
                     self.bits.append((region, offset, size))
-                if self.following is not None:
-                    self.following.heard(region, offset, size, is_write, event.value)
-                    self._called(region)  # whoever it called by DMA has returned
+                self._tell(region, offset, event)
                 return event
             if not self._pass_by(event, forwarder=forwards(region)):
                 break
@@ -423,21 +424,38 @@ class Evidence:
             pair = f"{self.last_name} -> {event.name or 'unassigned'}"
             self.sides[pair] += 1
             self._passed.append(pair)
-            if self.following is not None:
-                self._tell_of(event)
+            self.pos += 1
+            self._tell_of(event)
+            return True
         self.pos += 1
         return True
 
     def _tell_of(self, event: Event) -> None:
-        """A decoded device was reached by another one (a window in PCI configuration space)."""
-        assert self.following is not None
+        """The event just consumed may have reached a decoded device by way of another one (a
+        window in PCI configuration space)."""
         region = self._bound.get(event.mr)
+        if self.following is None or event.kind not in (_READ, _WRITE):
+            return
         if region is None:
             self.following.missed_name(event.name)
-        elif event.kind is _READ or event.kind is _WRITE:
-            self.following.heard(
-                region, (event.address - region.absolute()) & MASK64, event.size,
-                event.kind is _WRITE, event.value)
+        else:
+            last = self._last_region
+            self._tell(region, (event.address - region.absolute()) & MASK64, event)
+            self._last_region = last
+
+    def _tell(self, region: MemoryRegion, offset: int, event: Event) -> None:
+        """Tell a decoded device of the event just consumed, once: an operation that is performed
+        again, in another byte order, finds what it did the first time."""
+        if self.following is None:
+            return
+        at = self.pos
+        behind = self._told.get(at)
+        if behind is None:
+            is_write = event.kind in (_WRITE, EventKind.RAM_DEVICE_WRITE)
+            self.following.heard(region, offset, event.size, is_write, event.value)
+            behind = self._told[at] = self.pos
+            self._called(region)  # whoever it called by DMA has returned
+        self.pos = behind
 
     def _is_side(self, event: Event) -> bool:
         name = event.name or ""
@@ -468,23 +486,3 @@ class Evidence:
         if seen is not None and self._is_replacement(seen, expected.region):
             self.replaced = expected.region
         self.mismatch = Mismatch(expected, seen)
-
-
-class IoRootOps:
-    """The root of the I/O space: its pieces must be in the transcript like any device's, but
-    what it returns is a rule (R11), so the value is the model's own."""
-
-    def __init__(self, evidence: Evidence, rules: Rules) -> None:
-        self._evidence = evidence
-        self._rules = rules
-
-    def read(
-        self, region: MemoryRegion, offset: int, size: int, attrs: MemTxAttrs
-    ) -> tuple[int, int]:
-        result, _ = self._evidence.read(region, offset, size, attrs)
-        return result, self._rules.port_root_value(size)
-
-    def write(
-        self, region: MemoryRegion, offset: int, value: int, size: int, attrs: MemTxAttrs
-    ) -> int:
-        return self._evidence.write(region, offset, value, size, attrs)

@@ -15,9 +15,10 @@ from qemuglue.memory.attrs import UNSPECIFIED
 from qemuglue.memory.region import MASK64, MemoryRegion, RegionKind
 from qemuglue.witness.contracts import Veto
 from qemuglue.witness.dma import Following, forwards
-from qemuglue.witness.evidence import Evidence, IoRootOps
+from qemuglue.witness.evidence import Evidence
 from qemuglue.witness.face import OK_REPLY, PORT_READS, PORT_WRITES, SIZED_READS, SIZED_WRITES
 from qemuglue.witness.forms import Access, Form, form_of
+from qemuglue.witness.port_root import IoRootOps
 from qemuglue.witness.verdict import Kind
 
 #: Forms kept of one region: a device that refuses some offsets has one for each access.
@@ -47,8 +48,8 @@ class DevicePlan:
     """
 
     __slots__ = (
-        "_contract", "_epoch", "_following", "_is_root", "_kind", "_reply", "_single", "_space",
-        "_usable", "_vetoing", "base", "checked", "forms", "mask", "region",
+        "_contract", "_device", "_epoch", "_following", "_is_root", "_kind", "_reply", "_rules",
+        "_single", "_space", "_usable", "_vetoing", "base", "checked", "forms", "mask", "region",
     )
 
     def __init__(
@@ -57,28 +58,45 @@ class DevicePlan:
         *, ports: bool = False,
     ) -> None:
         self._space = space
+        self._rules = space.rules
         self.region = region
         self._kind = kind
         self._following = following
         self._single = ports and space.rules.ports_single_dispatch
         self._reply = _PORT_REPLY if ports else b"OK 0x%016x"
         self._is_root = isinstance(region.ops, IoRootOps)
-        self._usable = (
-            (region.ops is None or self._is_root) and not region.ioeventfds
-            and unjudgeable(region) is None
-            and region.kind not in (RegionKind.RAM_DEVICE, RegionKind.ROM_DEVICE)
-            and not forwards(region) and not space.rules.blocked(False)
-        )
         self._epoch = -1
         self._contract = region.contract
         self._vetoing = False
+        self._usable = False
+        self._device: object = None
         #: The region's address on its bus.
-        self.base = region.absolute()
+        self.base = 0
         #: Whatever ``check`` was last called with.
         self.checked: object = None
         #: (text of a call that is all there is, or ``b""``; the form), None: the general road.
         self.forms: dict[int, tuple[bytes, Form] | None] = {}
         self.mask = _SHAPE_MASK
+        self.renew(unjudgeable)
+
+    def serves(self, space: AddressSpace) -> bool:
+        """Whether the plan was made for accesses through ``space`` by its present rules."""
+        return self._space is space and self._rules is space.rules
+
+    def renew(self, unjudgeable: Callable[[MemoryRegion], str | None]) -> None:
+        """After a change of the map: forms that hold stay."""
+        region = self.region
+        self.base = region.absolute()
+        usable = (
+            (region.ops is None or self._is_root) and not region.ioeventfds
+            and unjudgeable(region) is None
+            and region.kind not in (RegionKind.RAM_DEVICE, RegionKind.ROM_DEVICE)
+            and not forwards(region) and not self._rules.blocked(False)
+        )
+        device = None if self._following is None else self._following.of(region)
+        if usable is not self._usable or device is not self._device:
+            self._usable, self._device = usable, device
+            self.forms = {}
 
     def check(self, evidence: Evidence, when: object) -> None:
         """Forget the forms if what they were made from has changed."""
@@ -105,7 +123,7 @@ class DevicePlan:
             return None
         pointer = evidence.pointer(self.region)
         form = form_of(
-            self._space.rules, self.region, Access(offset, size, is_write, self._single),
+            self._rules, self.region, Access(offset, size, is_write, self._single),
             pointer or 0, target_big=self._space.target_big, is_root=self._is_root,
             feature=(self._kind, _VERBS[len(self._reply) == len(_PORT_REPLY), size, is_write]),
         )

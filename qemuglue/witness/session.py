@@ -31,11 +31,12 @@ from qemuglue.qemu.process import QemuProcess
 from qemuglue.witness.barriers import Barriers
 from qemuglue.witness.contracts import Contracts, Veto
 from qemuglue.witness.dma import MAKERS, QUIET, Following, owner_of
-from qemuglue.witness.evidence import Evidence, IoRootOps
+from qemuglue.witness.evidence import Evidence
 from qemuglue.witness.face import HostFace, encode
 from qemuglue.witness.fastmap import FastMap, is_io_root
 from qemuglue.witness.oddities import avoided
 from qemuglue.witness.pci import CONFIG_ADDRESS, pci_setup
+from qemuglue.witness.port_root import IoRootOps
 from qemuglue.witness.ram import RamSource, RamWitness, ram_regions
 from qemuglue.witness.ramsource import source_for
 
@@ -195,11 +196,11 @@ class Session:
         memory, io, barriers = self.mirror.memory, self.mirror.io, self.knowledge.barriers
         self.fast = FastMap(
             memory, barriers, self.unjudgeable, avoided=self.avoided.why,
-            following=self.following,
+            following=self.following, before=getattr(self, "fast", None),
         )
         self.fast_io = (
             FastMap(io, barriers, self.unjudgeable, avoided=self.avoided.why, ports=True,
-                    following=self.following)
+                    following=self.following, before=self.fast_io)
             if io is not None else None
         )
 

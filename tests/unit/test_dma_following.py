@@ -249,6 +249,23 @@ def test_an_access_that_was_overlooked_loses_the_device() -> None:
     assert desk.following.lost() == [] and desk.toy.log[-1] == ("wrote RAM", True)
 
 
+def test_what_is_done_again_in_another_byte_order_is_told_once() -> None:
+    """An operation is performed again where nobody has seen a device's byte order yet."""
+    toy = Toy(target=0x9000, data=b"\7\0\0\0")
+    desk = Desk(toy)
+    lines = [call(desk.register, 0, 4, WRITE, is_write=True),
+             call(desk.other, 0, 4, 7, is_write=True), call(desk.register, 4, 4, 0, is_write=True)]
+    desk.evidence.load(lines)
+    value = (WRITE).to_bytes(4, "little")
+    assert desk.space.write(0x8000, value + b"\0\0\0\1") == OK
+    assert desk.evidence.mismatch is not None, "the second register shows another number"
+    desk.evidence.pos, desk.evidence.mismatch = 0, None
+    assert desk.space.write(0x8000, value + bytes(4)) == OK
+    desk.evidence.finish()
+    assert desk.evidence.mismatch is None
+    assert [each[0] for each in toy.log] == ["wrote", "wrote RAM", "wrote"]
+
+
 def test_an_unknown_pointer_of_its_name_loses_it_too() -> None:
     desk = Desk(Toy())
     desk.evidence.load([call(desk.register, 0, 4, WRITE, is_write=True, pointer=77)])

@@ -18,7 +18,8 @@ from qemuglue.memory import AddressSpace, Contract, Endian, MemoryRegion, Reason
 from qemuglue.memory.attrs import OK
 from qemuglue.memory.rules import RULES_10_0
 from qemuglue.qemu.events import Event, Kind, Refusal
-from qemuglue.witness.evidence import Evidence, Expected, IoRootOps
+from qemuglue.witness.evidence import Evidence, Expected
+from qemuglue.witness.port_root import IoRootOps
 from qemuglue.witness.session import twins
 from qemuglue.witness.verdict import Tally
 
