@@ -27,6 +27,9 @@ from qemuglue.witness.dma.e1000e_transmit import DESCRIPTOR, Transmitter
 
 MMIO, IO = "e1000e-mmio", "e1000e-io"
 _IODATA: Final = 4
+#: In configuration space: the command register, and the control words of both kinds of messages.
+_COMMAND, _MASTER = 0x04, 0x04
+_MSI_CONTROL, _MSIX_CONTROL = 0xD2, 0xA2
 _IO_LAST: Final = 0x1FFFF
 
 #: Descriptors of one kick; each takes QEMU and the model some microseconds.
@@ -49,17 +52,22 @@ class E1000e:
 
     def __init__(
         self, space: AddressSpace, mac: bytes, version: tuple[int, ...], *, peer: str = "",
-        parked: bool = False, vet: int = 0x8100,
+        parked: bool = False, vet: int = 0x8100, bdf: int | None = None,
     ) -> None:
         old = version < (8,)
         self.lost = ""
+        self.bdf = bdf
+        #: Whether interrupts may be messages, and whether any interrupt is let through.
+        self._messages = bdf is None
+        self._unmasked = False
         self.registers = Registers(mac, sw_reset=not old, vet=vet)
         self._peer = peer
         self._space = space
         self._io_address = 0
         self._reworked = is_reworked(version)
         self._receiver = Receiver(
-            self.registers, old=old, reworked=self._reworked, parked=parked)
+            self.registers, old=old, reworked=self._reworked, parked=parked,
+            told_of_command=bdf is not None)
         style = Style(old=old, virtio=old and not peer, keeps_length=version >= (11,))
         self._transmitter = Transmitter(self.registers, self._receiver.loop, style)
         self._due: list[int] = []
@@ -86,6 +94,9 @@ class E1000e:
         registers = self.registers
         if registers.write(index, value):
             self._transmitter.reset(by_software=True)
+        if index == regs.IMS and value:
+            self._unmasked = True
+            self._lose_to_messages()
         if index in _RECEIVE_TAILS or (index == regs.RCTL and value & regs.RCTL_EN):
             self._receiver.wake()
         if self._peer and registers[regs.RCTL] & regs.RCTL_EN:
@@ -94,10 +105,28 @@ class E1000e:
             if index in (regs.TCTL, ring.tail) and registers[regs.TARC[number]] & regs.TARC_ENABLE:
                 self._due.append(number)
 
+    def configured(self, register: int, size: int, value: int) -> None:
+        """A write to its configuration space: bus mastering lets packets in again
+        (``e1000e_write_config``); messages may be switched on."""
+        def written(at: int) -> int:
+            return value >> 8 * (at - register) if register <= at < register + size else 0
+
+        if written(_COMMAND) & _MASTER:
+            self._receiver.wake()
+        if written(_MSI_CONTROL) & 0x01 or written(_MSIX_CONTROL + 1) & 0x80:
+            self._messages = True
+            self._lose_to_messages()
+
+    def _lose_to_messages(self) -> None:
+        if self._messages and self._unmasked:
+            self.lost = "its interrupts may be messages, which go wherever its driver says"
+
     def was_read(self, region: MemoryRegion, offset: int, size: int, value: int) -> None:
         pass
 
     def reset(self) -> None:
+        self._messages = self.bdf is None
+        self._unmasked = False
         self.registers.reset()
         self._transmitter.reset(by_software=False)
         self._due.clear()
@@ -203,15 +232,18 @@ def make(place: Place) -> E1000e | None:
     """The model of an e1000e of a known generation."""
     if MMIO not in place.regions or not _is_known(place.version):
         return None
-    mac = str(place.qom_get(place.owner, "mac") or "")
-    address = bytes.fromhex(mac.replace(":", ""))
-    if len(address) != 6:
+    owner = place.owner
+    path = f"/machine/peripheral/{owner[3:]}" if owner.startswith("id=") else owner
+    mac = bytes.fromhex(str(place.qom_get(path, "mac") or "").replace(":", ""))
+    if len(mac) != 6:
         return None
-    peer = place.qom_get(place.owner, "netdev")
-    init = place.qom_get(place.owner, "init-vet")
+    # On another than the root bus its number is what a program gives it.
+    bus, address = place.qom_get(path, "parent_bus"), place.qom_get(path, "addr")
+    root = isinstance(bus, str) and bus.rsplit("/", 1)[-1] in ("pci.0", "pcie.0")
     return E1000e(
-        place.space, address, place.version, peer=str(peer or ""), parked=place.parked,
-        vet=0 if init is False else 0x8100,
+        place.space, mac, place.version, peer=str(place.qom_get(path, "netdev") or ""),
+        parked=place.parked, vet=0 if place.qom_get(path, "init-vet") is False else 0x8100,
+        bdf=address if root and isinstance(address, int) and 0 <= address < 256 else None,
     )
 
 

@@ -34,10 +34,15 @@ class _Fill:
 
 class Receiver:
     """``old``: as up to QEMU 7.2. ``reworked``: with the bounds of November 2025 (10.2, and the
-    stable releases 7.2.22, 10.0.7, 10.1.3). ``parked``: the guest's clock moves."""
+    stable releases 7.2.22, 10.0.7, 10.1.3). ``parked``: the guest's clock moves.
+    ``told_of_command``: writes to its configuration space are seen."""
 
-    def __init__(self, registers: Registers, *, old: bool, reworked: bool, parked: bool) -> None:
+    def __init__(
+        self, registers: Registers, *, old: bool, reworked: bool, parked: bool,
+        told_of_command: bool,
+    ) -> None:
         self._regs = registers
+        self._told_of_command = told_of_command
         self._old = old
         self._reworked = reworked
         self._parked = parked
@@ -57,11 +62,11 @@ class Receiver:
         if not self._old:
             self._receive(port, packet, flags)
             return
-        if self.disabled:
+        if self.disabled and not self._told_of_command:
             raise ModelError(
                 "it ran out of receive buffers, and a write to its configuration space may have "
                 "let packets in again")
-        if self._can_receive(port):
+        if not self.disabled and self._can_receive(port):
             self.disabled = not self._receive(port, packet, flags)
 
     def _can_receive(self, port: Port) -> bool:
