@@ -7,6 +7,7 @@ its own. Source: QEMU ``hw/misc/pci-testdev.c``.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from qemuglue.memory.region import MemoryRegion
 from qemuglue.witness.dma.device import DmaDevice, Place, Port, When
@@ -45,6 +46,9 @@ class PciTestdev:
         test = self._test
         self._choose(None)
         self._regions = dict(regions)
+        for name in (MMIO, PORTS):
+            if name in self._regions:
+                _correct(self._regions[name])
         self._choose(test)
 
     def reset(self) -> None:
@@ -85,6 +89,16 @@ class PciTestdev:
 
     def act(self, port: Port) -> None:
         raise AssertionError("it never acts")
+
+
+def _correct(region: MemoryRegion) -> None:
+    """A wide access reaches the device byte by byte. Whether it is cut before it is dispatched or
+    by the device's own wish cannot be seen from its pieces, only from what an ioeventfd takes: it
+    is the device's wish (``pci_testdev_mmio_ops``)."""
+    contract = region.contract
+    if contract.valid_max == 1:
+        region.contract = replace(
+            contract, valid_min=0, valid_max=0, impl_min=1, impl_max=1)
 
 
 def make(place: Place) -> DmaDevice | None:
