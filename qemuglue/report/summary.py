@@ -260,6 +260,8 @@ def _maps(tally: Tally) -> str:
             f"{count(maps['predicted'])} of the new maps before it saw QEMU's")
     if learnt:
         text += f", and learnt {count(learnt)} fact{'s' * (learnt != 1)} from the others"
+    if maps["inexact"]:
+        text += f"; {count(maps['inexact'])} it could not explain, which is a fault of the mirror"
     if maps["compared"]:
         text += f"; all of it was compared {count(maps['compared'])} times more"
     return text + "."

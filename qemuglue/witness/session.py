@@ -297,6 +297,8 @@ class Session:
         seen = self.mirror.refresh(self.process.monitor.hmp)
         if seen.changed:
             self.maps.update(changed=1, predicted=int(seen.predicted), learnt=seen.learnt.total)
+            if not seen.exact and self.map_exact:
+                self.maps["inexact"] += 1
         self.changes += 1
         self.attach()
 

@@ -42,8 +42,8 @@ SOFT = (Verdict.UNJUDGED, Verdict.ADOPTED, Verdict.LEARNT)
 
 #: What is counted of the memory map: ``changed`` maps, how many of them the mirror had
 #: ``predicted`` before it saw QEMU's own views, facts ``learnt`` from those for the others, and
-#: how often all views were ``compared`` once more.
-MAPS = ("changed", "predicted", "learnt", "compared")
+#: how often all views were ``compared`` once more; ``inexact`` are those that no fact explains.
+MAPS = ("changed", "predicted", "learnt", "compared", "inexact")
 
 
 @dataclass(slots=True)
