@@ -40,16 +40,21 @@ def is_io_root(region: MemoryRegion) -> bool:
     return region.container is None and region.name == "io"
 
 
+#: Plans kept for regions that may come into view again; a machine has some hundred regions.
+MAX_KNOWN = 1 << 12
+
+
 class FastMap:
     """Entry i covers [starts[i], limits[i]) of the space; index by bisect over ``starts``.
 
     ``rbarrier`` and ``wbarrier`` say whether a read or a write there ends its batch: None no,
     "after" it does, "solo" it is alone in its batch, "kick" also if its decoded device says that
-    it may start a DMA, "avoid" it is not sent, "learnt" it depends on the access.
+    it may start a DMA, "avoid" it is not sent, "learnt" it depends on the access. ``before`` is the
+    map that this one replaces.
     """
 
     __slots__ = (
-        "delta", "dirty", "kinds", "limits", "plans", "rbarrier", "rdata", "read_barriers",
+        "delta", "dirty", "kinds", "known", "limits", "plans", "rbarrier", "rdata", "read_barriers",
         "sections", "starts", "wbarrier", "wdata", "write_barriers",
     )
 
@@ -57,7 +62,7 @@ class FastMap:
         self, space: AddressSpace, barriers: Barriers,
         unjudgeable: Callable[[MemoryRegion], str | None], *,
         avoided: Callable[[str], str | None] = lambda name: None, ports: bool = False,
-        following: Following | None = None,
+        following: Following | None = None, before: FastMap | None = None,
     ) -> None:
         view = space.view
         rules = space.rules
@@ -72,6 +77,10 @@ class FastMap:
         self.wdata: list[memoryview | None] = []
         self.dirty: list[set[int]] = []
         self.plans: list[DevicePlan] = []
+        #: Plans of all regions that were ever in view.
+        self.known: dict[tuple[MemoryRegion, Kind], DevicePlan] = {}
+        if before is not None and len(before.known) < MAX_KNOWN:
+            self.known.update(before.known)
         self.rbarrier: list[str | None] = []
         self.wbarrier: list[str | None] = []
         for section in view.cover:
@@ -82,10 +91,14 @@ class FastMap:
             self.rdata.append(tracked.data if tracked is not None and readable else None)
             self.wdata.append(tracked.data if tracked is not None and writable else None)
             self.dirty.append(tracked.dirty if tracked is not None else set())
-            self.plans.append(
-                DevicePlan(space, section.region, self.kinds[len(self.plans)], unjudgeable,
-                           following, ports=ports)
-            )
+            key = section.region, self.kinds[len(self.plans)]
+            plan = self.known.get(key)
+            if plan is None or not plan.serves(space):
+                plan = DevicePlan(space, *key, unjudgeable, following, ports=ports)
+                self.known[key] = plan
+            else:
+                plan.renew(unjudgeable)
+            self.plans.append(plan)
             solo = "solo" if unjudgeable(section.region) else None
             if avoided(section.region.name) is not None:
                 solo = "avoid"

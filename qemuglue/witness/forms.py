@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from qemuglue.memory.attrs import DECODE_ERROR
 from qemuglue.memory.contract import UNASSIGNED_CONTRACT, Contract, Reason
@@ -22,6 +23,9 @@ from qemuglue.witness.contracts import Veto
 
 #: A number in QEMU's lines, as the parser has it.
 _DIGITS = re.compile(rb"[0-9a-f]{1,16}")
+
+#: Texts kept: a machine's regions times sizes and directions.
+_TEXTS = 1 << 13
 
 #: A sample address and value, to see what the parser makes of a text.
 _ADDRESS, _VALUE = 0xFEDCBA98, 0x5A
@@ -126,18 +130,17 @@ def form_of(
         reason = rules.refusal(asked, offset, n, is_write)
         shift, bits = 8 * (size - at - n if big else at), (1 << 8 * n) - 1
         if reason is not None:
-            made = _refusal(region, n, is_write, reason)
+            made = _refusal(region, at, n, is_write, reason)
             result = rules.combine(result, DECODE_ERROR)
             value = rules.refused_value(n)
         elif region.is_ram:
             return None  # what it is dispatched to is not a device
         else:
-            made = _calls(rules, plain, region, n, big, is_write, pointer)
+            made = _calls(rules, plain, region, (at, n, shift), big, is_write, pointer)
             value = rules.port_root_value(n)
         if made is None or not (at + n == size or rules.goes_on(result)):
             return None
-        lines += [replace(each, delta=at + each.delta, right=shift + each.right)
-                  for each in made]
+        lines += made
         shape += [(region.name, each.size, reason.value if reason else None) for each in made]
         if reason is not None or is_root:
             fixed |= bits << shift
@@ -159,19 +162,21 @@ def _of_root(line: Line) -> Line:
 
 
 def _refusal(
-    region: MemoryRegion, size: int, is_write: bool, reason: Reason
+    region: MemoryRegion, at: int, size: int, is_write: bool, reason: Reason
 ) -> list[Line] | None:
     text = refusal_text(region, size, is_write, reason)
-    return None if text is None else [Line(text, 0, size, refused=True, filled=False)]
+    return None if text is None else [Line(text, at, size, refused=True, filled=False)]
 
 
 def _calls(
-    rules: Rules, contract: Contract, region: MemoryRegion, size: int, big: bool,
-    is_write: bool, pointer: int,
+    rules: Rules, contract: Contract, region: MemoryRegion, part: tuple[int, int, int],
+    big: bool, is_write: bool, pointer: int,
 ) -> list[Line] | None:
-    """The calls of one accepted dispatch; None where pieces of a read share bits or leave some
+    """The calls of one accepted dispatch, whose ``part`` of the access is (bytes before it, its
+    size, bits before it); None where pieces of a read share bits or leave some
     out, so that its value does not tell what each returned."""
     found: list[Line] = []
+    at, size, shift = part
     told, bits = 0, (1 << 8 * size) - 1
     for piece in rules.pieces(contract, size, big):
         width = (1 << 8 * piece.size) - 1
@@ -186,7 +191,7 @@ def _calls(
             return None
         head, mark, tail = text.partition(b" value 0x")
         found.append(Line(
-            text, piece.delta, piece.size, False, True, right, mask, left,
+            text, at + piece.delta, piece.size, False, True, shift + right, mask, left,
             head + mark, tail[len(b"%x"):].replace(b"%%", b"%"),
         ))
     return found if is_write or told == bits else None
@@ -195,11 +200,16 @@ def _calls(
 def call_text(region: MemoryRegion, size: int, is_write: bool, pointer: int) -> bytes | None:
     """``memory_region_ops_read`` or ``_write`` by nobody's CPU, to be filled with address and
     value; None where the parser would not read it as that."""
+    return _call_text(region.name, size, is_write, pointer)
+
+
+@lru_cache(maxsize=_TEXTS)
+def _call_text(name: str, size: int, is_write: bool, pointer: int) -> bytes | None:
     verb = b"write" if is_write else b"read"
     text = b"memory_region_ops_%b cpu -1 mr 0x%x addr 0x%%x value 0x%%x size %d name '%b'" % (
-        verb, pointer, size, _escaped(region.name))
+        verb, pointer, size, _escaped(name))
     kind = Kind.WRITE if is_write else Kind.READ
-    meant = Event(kind, -1, pointer, _ADDRESS, _VALUE, size, region.name, None, "")
+    meant = Event(kind, -1, pointer, _ADDRESS, _VALUE, size, name, None, "")
     return text if parse(text % (_ADDRESS, _VALUE)) == [meant] else None
 
 
@@ -207,17 +217,26 @@ def refusal_text(
     region: MemoryRegion, size: int, is_write: bool, reason: Reason
 ) -> bytes | None:
     """``Invalid read`` or ``write``, to be filled with the offset; None as above."""
-    contract = region.contract
-    name = "(null)" if region is UNASSIGNED else region.name
-    limits, words = (0, 0), reason.value.encode()
+    limits = (0, 0)
     if reason is Reason.INVALID_SIZE:
-        limits = contract.valid_min, contract.valid_max
+        limits = region.contract.valid_min, region.contract.valid_max
+    name = None if region is UNASSIGNED else region.name
+    return _refusal_text(name, size, is_write, reason, limits)
+
+
+@lru_cache(maxsize=_TEXTS)
+def _refusal_text(
+    name: str | None, size: int, is_write: bool, reason: Reason, limits: tuple[int, int]
+) -> bytes | None:
+    words = reason.value.encode()
+    if reason is Reason.INVALID_SIZE:
         words += b" (min:%d max:%d)" % limits
     text = b"Invalid %b at addr 0x%%X, size %d, region '%b', reason: %b" % (
-        b"write" if is_write else b"read", size, _escaped(name), words)
+        b"write" if is_write else b"read", size,
+        _escaped("(null)" if name is None else name), words)
     meant = Event(
         Kind.INVALID_WRITE if is_write else Kind.INVALID_READ, -1, 0, _ADDRESS, 0, size,
-        None if region is UNASSIGNED else region.name, Refusal(reason, *limits), "")
+        name, Refusal(reason, *limits), "")
     return text if parse(text % _ADDRESS) == [meant] else None
 
 
