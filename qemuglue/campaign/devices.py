@@ -13,7 +13,7 @@ DEVICE_ID = "fuzzed"
 
 #: Devices whose DMA is decoded, by the beginnings of their names: only they may master the bus.
 #: What another one did to RAM by itself could not be judged.
-MASTERS = ("edu", "e1000e", "virtio-")
+MASTERS = ("edu", "e1000e", "virtio-blk-", "virtio-rng-")
 
 #: Those of them that act when the guest's clock has moved on.
 CLOCKED = ("edu", "virtio-rng-")
