@@ -27,6 +27,7 @@ from qemuglue.cli.repeat import run_repeats
 from qemuglue.errors import BuildError, UsageError
 from qemuglue.program.words import format_operation
 from qemuglue.qemu.builds import Build, find_build
+from qemuglue.qemu.config import VmMode
 from qemuglue.report import input_summary
 from qemuglue.witness.judge import Judgement, Kind, Scene, prepare, replay
 from qemuglue.witness.session import Step
@@ -150,6 +151,8 @@ def _replay(args: argparse.Namespace, loaded: Loaded, build: Build) -> tuple[Any
         lines = [f"{index:6}  {format_operation(op)[:160]}{where}"]
         lines += [f"          model says: {text}" for text in model]
         lines += [f"          QEMU says:  {text}" for text in qemu]
+        if not model and not qemu and op.place is not None:
+            lines.append("          not performed, or nothing sound can be said: see below")
         kept.append("\n".join(lines))
 
     tally = Tally()
@@ -166,12 +169,15 @@ def _replay(args: argparse.Namespace, loaded: Loaded, build: Build) -> tuple[Any
     }
     if not args.json:
         print(f"{loaded.name}: {total} operations on {config.full_name}, "
-              f"{config.build.name} (QEMU {config.build.version})")
+              f"{config.build.name} (QEMU {config.build.version})"
+              f"{', parked' if config.mode is VmMode.PARKED else ''}")
         if len(kept) < performed:
             print(f"        … {performed - len(kept)} operations before (--all-steps shows them)")
         for text in kept:
             print(text)
         print(_sentence(found, tally, loaded))
+        for why, count in tally.reasons.most_common():
+            print(f"  not judged, {count} time{'s' * (count != 1)}: {why}")
     return document, found
 
 
