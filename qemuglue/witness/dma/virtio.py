@@ -222,7 +222,7 @@ def _queues(get: _Get) -> tuple[int, ...] | None:
         "virtio-iommu-device": (256, 256), "virtio-rng-device": (8,),
         "virtio-keyboard-device": (64, 64),
         "virtio-mouse-device": (64, 64), "virtio-tablet-device": (64, 64),
-        "virtio-multitouch-device": (64, 64),
+        "virtio-multitouch-device": (64, 64), "virtio-gpu-device": (64, 16),
     }.get(str(kind))
 
 
