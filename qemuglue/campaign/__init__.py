@@ -17,6 +17,8 @@
 ``experiment``    whether that pays: arms, seeds, and ``rank``'s test
 ``checking``      the check of one machine; ``check_result`` its outcome
 ``check_run``     many machines at a time; ``check_jobs`` what each worker does
+``clean``         which ways bring a machine back into its first state; ``restoring`` has
+                  them, ``repeating`` performs one program again and again
 ``schedule``      jobs in worker processes, whatever becomes of one
 ``bench``         judged operations a second; ``bench_model`` the model by itself;
                   ``bench_check`` the maps of all machines beside launching them

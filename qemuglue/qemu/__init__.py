@@ -4,6 +4,7 @@
 ``builds``            the QEMU builds on this host (``builds_apt``, ``builds_install``)
 ``config``            what to start: :class:`~qemuglue.qemu.config.QemuConfig`
 ``process``           a running QEMU, owned from start to end
+``parked``            the clock runs, the CPUs sleep; ``images`` has their firmware
 ``qtest``             the access protocol: encode, pipeline, decode
 ``monitor``           QMP commands, HMP lines, events
 ``transcript``        QEMU's own account of every access, as text
