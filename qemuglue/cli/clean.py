@@ -67,8 +67,6 @@ def run(args: argparse.Namespace) -> int:
             try:
                 found = cleanness(
                     scene(settings), methods=methods, rounds=args.rounds, seed=seed)
-            except UsageError:
-                raise
             except QemuglueError as error:
                 errors += 1
                 results.append({"build": build.name, "machine": machine, "status": "error",
