@@ -14,13 +14,12 @@ from qemuglue.memory.region import MemoryRegion, RegionKind
 
 #: Writes that change the map before qtest answers: no wait is needed, only a fresh mirror.
 TOPOLOGY_REGIONS = re.compile(
-    r"pci-conf-data|pcie-mmcfg(-mmio)?|pcie-ecam|pci-vga\.ioports remapped|lsi-.*conf|"
-    r"bitband"  # which changes memory that the next operation may read
+    r"pci-conf-data|pcie-mmcfg(-mmio)?|pcie-ecam|pci-vga\.ioports remapped|lsi-.*conf"
 )
 
 #: Writes whose effect comes from QEMU's main loop: the harness makes sure it has come round.
 ASYNC_REGIONS = re.compile(
-    r"i8042-data|fwcfg\.dma|kbd|generic_event_device|acpi-ged.*|pl061|sifive_test|"
+    r"i8042-data|kbd|generic_event_device|acpi-ged.*|pl061|sifive_test|"
     r"riscv\.sifive\.test"
 )
 

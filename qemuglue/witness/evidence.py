@@ -24,7 +24,7 @@ from qemuglue.memory.flatview import UNASSIGNED
 from qemuglue.memory.region import MAX_SIZE, MemoryRegion, RegionKind
 from qemuglue.qemu.events import Event, Lines, describe
 from qemuglue.qemu.events import Kind as EventKind
-from qemuglue.witness.dma import BITBAND, Following, forwards
+from qemuglue.witness.dma import Following, forwards
 
 MASK64 = MAX_SIZE - 1
 
@@ -112,8 +112,6 @@ class Evidence:
         #: More events, or False where nothing comes: asked while a device acts by itself, whose
         #: accesses QEMU may make later than the model.
         self.more: Callable[[], bool] | None = None
-        #: Writes to a bit-band (region, offset, size), since the last batch.
-        self.bits: list[tuple[MemoryRegion, int, int]] = []
         #: Writes to ROM devices (region, offset), since the last batch: the device may have
         #: programmed or erased its memory.
         self.stored: list[tuple[MemoryRegion, int]] = []
@@ -128,6 +126,7 @@ class Evidence:
         self.may_remap = False
         #: Position behind an event -> behind what a decoded device did when it was told of it.
         self._told: dict[int, int] = {}
+        self._told_to = 0
         self._map = 0
         self._passed: list[str] = []
         self._bound: dict[int, MemoryRegion] = {}
@@ -165,10 +164,10 @@ class Evidence:
         self.pos = 0
         self.mismatch = None
         self.topology = False
-        self.bits.clear()
         self.stored.clear()
         self._last_region = UNASSIGNED  # whoever was called last has had its time
         self._told.clear()
+        self._told_to = 0
 
     def _hold(self, events: Sequence[Event]) -> None:
         self.events = events
@@ -185,7 +184,13 @@ class Evidence:
         self, region: MemoryRegion, offset: int, size: int, attrs: MemTxAttrs
     ) -> tuple[int, int]:
         """A device read: the value QEMU's device returned."""
+        answer = None
+        told = self.pos < self._told_to  # an operation that is performed again
+        if self.following is not None and self.mismatch is None and not told:
+            answer = self.following.reading(region, offset, size)
         event = self._take(region, offset, size, False, None)
+        if answer is not None and event is not None and event.value != answer:
+            self.mismatch = Mismatch(Expected(region, offset, size, False, answer), event)
         return OK, event.value if event is not None else 0
 
     def write(
@@ -302,6 +307,7 @@ class Evidence:
     def append(self, events: Sequence[Event]) -> None:
         """More events of the same batch."""
         self._told.clear()
+        self._told_to = 0
         self._hold([*self.events[self.pos :], *events])
         self.pos = 0
 
@@ -335,11 +341,9 @@ class Evidence:
                     self.on_piece(Expected(region, offset, size, is_write, value), event)
                 if value is not None and region.kind is RegionKind.ROM_DEVICE:
                     self.stored.append((region, offset))
-                if value is not None and region.name == BITBAND:
-                    self.bits.append((region, offset, size))
                 self._tell(region, offset, event)
                 return event
-            if not self._pass_by(event, forwarder=forwards(region)):
+            if not self._pass_by(event, forwarder=forwards(region) and not self._followed(region)):
                 break
         if is_write and EVENTFD_REGIONS.fullmatch(region.name) and not self._followed(region):
             # What was stepped over in search of it belongs to what comes next.
@@ -453,19 +457,19 @@ class Evidence:
         if behind is None:
             is_write = event.kind in (_WRITE, EventKind.RAM_DEVICE_WRITE)
             self.following.heard(region, offset, event.size, is_write, event.value)
-            behind = self._told[at] = self.pos
+            behind = self._told[at] = self._told_to = self.pos
             self._called(region)  # whoever it called by DMA has returned
         self.pos = behind
 
     def _is_side(self, event: Event) -> bool:
         name = event.name or ""
-        if forwards(self._last_region):
-            return True
-        if self.following is not None and self.following.is_lost(self._last_region):
-            return True  # its DMA is not followed any more
         if self.following is not None and self.following.of(self._last_region) is not None:
+            if self.following.is_lost(self._last_region):
+                return True  # its DMA is not followed any more
             # All that it does is predicted, but for the interrupts it sends.
             return event.kind is EventKind.WRITE and name in MSI_REGIONS
+        if forwards(self._last_region):
+            return True
         if event.refusal is not None and not name:
             # A device's own DMA to where nothing is. The operation's own refusals lie inside
             # its bytes; one that QEMU makes elsewhere instead is missed here as expected.

@@ -20,7 +20,6 @@ from qemuglue.memory.region import MemoryRegion, RegionKind
 from qemuglue.program.operation import Operation
 from qemuglue.qemu.events import Kind as EventKind
 from qemuglue.qemu.qtest import QtestDied, QtestHang
-from qemuglue.witness.dma import bitband_ranges
 from qemuglue.witness.face import SIZED_READS, SIZED_WRITES, encode_all
 from qemuglue.witness.fastroad import SIZED
 from qemuglue.witness.judging import READS, BatchJudge, Suspicion
@@ -370,8 +369,6 @@ class LockStep:
         self.tally.side_accesses.update(evidence.sides)
         evidence.sides.clear()
         changed = evidence.topology
-        if evidence.bits:
-            self._adopt_bits()
         if evidence.stored:
             self._adopt_stored()
         pending = self._settler.pending()
@@ -401,13 +398,6 @@ class LockStep:
             if suspicion is not None:
                 return RunEnd(Stop.SUSPICION, base + len(steps), suspicion)
         return None
-
-    def _adopt_bits(self) -> None:
-        """Take over what a bit-band changed in the memory that it shows."""
-        session = self.session
-        found = bitband_ranges(session.evidence.bits, session.mirror.memory)
-        if [bits for bits in found if session.ram.adopt_range(*bits)]:
-            self.tally.cells[Kind.RAM, Verdict.ADOPTED] += 1
 
     def _adopt_stored(self) -> None:
         """A ROM device's memory is its own: what it programs or erases at a write is taken

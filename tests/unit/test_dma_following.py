@@ -221,6 +221,17 @@ def test_what_reaches_a_device_is_told_in_order() -> None:
         ("wrote", "toy-mmio", 0, 4, 0), ("read", "toy-mmio", 4, 2, 0x1234)]
 
 
+def test_an_answer_that_is_known_is_compared() -> None:
+    desk = Desk(Toy())
+    desk.toy.reading = lambda region, offset, size, port: 5  # type: ignore[attr-defined]
+    desk.evidence.load([call(desk.register, 0, 4, 5), call(desk.register, 0, 4, 6)])
+    assert desk.space.read(0x8000, 4)[1] == b"\5\0\0\0" and desk.evidence.mismatch is None
+    desk.space.read(0x8000, 4)
+    assert desk.evidence.mismatch is not None
+    model, seen = desk.evidence.mismatch.describe()
+    assert "0x5" in model and "0x6" in seen
+
+
 def test_what_does_not_match_is_not_told() -> None:
     desk = Desk(Toy())
     desk.evidence.load([call(desk.register, 0, 4, 1, is_write=True)])
@@ -264,6 +275,20 @@ def test_what_is_done_again_in_another_byte_order_is_told_once() -> None:
     desk.evidence.finish()
     assert desk.evidence.mismatch is None
     assert [each[0] for each in toy.log] == ["wrote", "wrote RAM", "wrote"]
+
+
+def test_an_answer_is_asked_for_once_too() -> None:
+    """It may depend on what was read before, which is told once."""
+    desk = Desk(Toy())
+    answers = iter([5, 6])
+    desk.toy.reading = lambda *where: next(answers)  # type: ignore[attr-defined]
+    desk.evidence.load([call(desk.register, 0, 4, 5), call(desk.register, 0, 4, 6)])
+    desk.space.read(0x8000, 4)
+    desk.evidence.pos = 0
+    for _ in range(2):
+        desk.space.read(0x8000, 4)
+    assert desk.evidence.mismatch is None and desk.evidence.pos == 2
+    assert len(desk.toy.log) == 2
 
 
 def test_an_unknown_pointer_of_its_name_loses_it_too() -> None:

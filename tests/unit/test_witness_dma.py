@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from witness_events import device, space_of
 
 from qemuglue.memory import AddressSpace, ByteBacking, MemoryRegion
-from qemuglue.witness.dma import LONGEST, bitband_ranges
+from qemuglue.witness.dma import LONGEST
+from qemuglue.witness.dma.bitband import BitBand
 from qemuglue.witness.dma.device import When
 from qemuglue.witness.dma.fw_cfg import FwCfg
 from qemuglue.witness.dma.items import Item, Items
@@ -104,6 +105,30 @@ def test_reading_goes_on_where_it_was_left() -> None:
     desk.dma.wrote(device("fwcfg", 2), 0, 2, 0x19)
     assert desk.transfer(READ, 1, 0x2000) == 0
     assert desk.get(0x2000, 1) == bytes([0])
+
+
+def test_what_the_data_port_answers_is_known() -> None:
+    desk = Desk()
+    data, ports = device("fwcfg.data", 8), device("fwcfg", 2)
+
+    def read(region: MemoryRegion, size: int) -> int | None:
+        answer = desk.dma.reading(region, 0, size, desk.port)
+        desk.dma.was_read(region, 0, size, answer or 0)
+        return answer
+
+    desk.dma.wrote(device("fwcfg.ctl", 2), 0, 2, 0x19)
+    assert [read(data, size) for size in (1, 2, 4, 8)] == [
+        0, 0x0102, 0x0304_0506, 0x0708_090A_0B0C_0D0E]
+    desk.dma.wrote(ports, 0, 2, 0)
+    assert [read(ports, 1) for _ in range(6)] == [*b"QEMU", 0, 0]
+    desk.dma.wrote(ports, 0, 2, 0)
+    assert (read(data, 1), read(data, 8)) == (0x51, 0x45_4D55_0000_0000_00), "zeros behind it"
+    desk.dma.wrote(ports, 0, 2, 0x21)
+    assert read(data, 4) is None, "nobody knows"
+    desk.dma.wrote(ports, 0, 2, 0x40)
+    assert read(data, 4) == 0, "no such key"
+    assert desk.dma.reading(desk.register, 0, 4, desk.port) == 0x5145_4D55
+    assert desk.dma.reading(desk.register, 6, 2, desk.port) == 0x4647
 
 
 def test_a_key_without_an_item_reads_as_zeros() -> None:
@@ -289,17 +314,33 @@ def test_what_was_learnt_is_known(
 # -- bit-bands ---------------------------------------------------------------------------------
 
 
-def bits(space: AddressSpace, band: MemoryRegion, offset: int, size: int) -> list[tuple[int, int]]:
-    return [(at, n) for _, at, n in bitband_ranges([(band, offset, size)], space)]
-
-
-def test_a_bit_band_changes_the_word_that_holds_the_bit() -> None:
+def set_bit(offset: int, size: int, value: int, *, before: int = 0) -> tuple[int, ...]:
+    """Addresses of the bytes that a write of the band changes in RAM full of ``before``."""
     ram = MemoryRegion.ram("sram", RAM, ByteBacking(RAM))
     band = device("bitband", 0x200_0000)
     space = space_of((0x2000_0000, ram), (0x2200_0000, band))
-    assert bits(space, band, 0, 4) == [(0, 4)]
-    assert bits(space, band, 0x7C, 4) == [(0, 4)]
-    assert bits(space, band, 0x80, 4) == [(4, 4)]
-    assert bits(space, band, 0x21, 1) == [(1, 1)]
-    assert bits(space, band, 0x1F_FFFC, 4) == [(0xFFFC, 4)]
-    assert bits(space, band, 0x20_0000, 4) == [], "no memory is there"
+    space.write(0x2000_0000, bytes([before]) * RAM)
+    model = BitBand(0x2000_0000)
+    assert not model.kicks(band, offset, bytes(size))
+    model.wrote(band, offset, size, value)
+    assert model.when() is When.NOW
+    model.act(ModelPort(space))
+    assert model.when() is When.NEVER
+    data = space.read(0x2000_0000, RAM)[1]
+    return tuple(at << 8 | byte for at, byte in enumerate(data) if byte != before)
+
+
+@pytest.mark.parametrize(("offset", "size", "changed"), [
+    (0x0, 1, 0x0_01), (0x4, 1, 0x0_02), (0x1C, 4, 0x0_80), (0x20, 1, 0x1_01), (0x7C, 4, 0x3_80),
+    (0x80, 4, 0x4_01), (0x20, 2, 0x1_01), (0x40, 2, 0x2_01), (0x1FFFE0, 2, 0xFFFF_01),
+])
+def test_a_bit_band_changes_one_bit(offset: int, size: int, changed: int) -> None:
+    assert set_bit(offset, size, 1) == (changed,)
+    assert set_bit(offset, size, 0xFFFE) == (), "its lowest bit decides"
+    [cleared] = set_bit(offset, size, 2, before=0xFF)
+    assert cleared == changed ^ 0xFF
+    assert set_bit(offset, size, 3, before=0xFF) == ()
+
+
+def test_a_bit_where_nothing_is_changes_nothing() -> None:
+    assert set_bit(0x20_0000, 4, 1) == ()

@@ -11,7 +11,7 @@
 
 from __future__ import annotations
 
-from qemuglue.witness.dma.bitband import BITBAND, bitband_ranges, forwards
+from qemuglue.witness.dma.bitband import BITBAND, forwards
 from qemuglue.witness.dma.following import BUS_MASTER, Act, Follower, Following, owner_of
 from qemuglue.witness.dma.fw_cfg import KICK_REGIONS, LONGEST
 from qemuglue.witness.dma.makers import MAKERS
@@ -29,7 +29,6 @@ __all__ = [
     "Follower",
     "Following",
     "Unknown",
-    "bitband_ranges",
     "forwards",
     "owner_of",
 ]

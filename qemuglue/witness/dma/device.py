@@ -79,6 +79,9 @@ class DmaDevice(Protocol):
     # A device may have more, which are looked up by name:
     #   delay_s: float       TIMER: seconds of the virtual clock until it acts (0 if left out)
     #   hears_reads: bool    False: ``was_read`` is not called, and reads are judged faster
+    #   reading(region, offset, size, port) -> int | None
+    #                        a read is about to reach it: what it reads by DMA before it answers,
+    #                        and the answer where it is known (QEMU's is compared with it)
     #   mapped(regions)      the map changed; its regions by name, as in ``Place``
     #   bdf: int             bus, device and function (16 bits) of a PCI function, with
     #   configured(register, size, value)    a write to its configuration space

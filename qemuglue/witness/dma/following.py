@@ -96,10 +96,13 @@ class Following:
         """After every change of the map."""
         owned: dict[str, dict[str, MemoryRegion]] = defaultdict(dict)
         for region in regions:
-            if region.key is not None:
-                index = region.key.index
-                name = f"{region.name}#{index}" if index else region.name
-                owned[owner_of(region)][name] = region
+            if region.key is None:
+                continue
+            owner, index = owner_of(region), region.key.index
+            if not owner:
+                owned[nameless(region)][region.name] = region
+            else:
+                owned[owner][f"{region.name}#{index}" if index else region.name] = region
         own_space = {
             owner_of(space.root): space for space in spaces if space.root.name == BUS_MASTER
         }
@@ -161,6 +164,18 @@ class Following:
         return device is not None and (is_write or getattr(device, "hears_reads", True))
 
     # -- what reaches a device -----------------------------------------------------------------
+
+    def reading(self, region: MemoryRegion, offset: int, size: int) -> int | None:
+        """A read is about to reach the region's device: what it does before it answers happens
+        here. The answer, if it is known."""
+        follower = self._by_region.get(region)
+        if follower is None or follower.device.lost:
+            return None
+        reading = getattr(follower.device, "reading", None)
+        if reading is None:
+            return None
+        answer: int | None = reading(region, offset, size, follower.port)
+        return answer
 
     def heard(
         self, region: MemoryRegion, offset: int, size: int, is_write: bool, value: int
@@ -294,6 +309,12 @@ class Following:
     def owners_accessed(self) -> set[str]:
         """Paths of the objects whose regions were accessed since the last reset."""
         return {owner_of(region) for region in self.accessed}
+
+
+def nameless(region: MemoryRegion) -> str:
+    """What stands for the owner where QEMU cannot print owners: the first part of the region's
+    name, by which those of fw_cfg find together, and which of the namesakes it is."""
+    return f"?{region.name.partition('.')[0]}#{getattr(region.key, 'index', 0)}"
 
 
 def owner_of(region: MemoryRegion) -> str:

@@ -28,6 +28,9 @@ KICK_REGIONS = frozenset({DMA_REGION})
 #: Bits of the control word (``FW_CFG_DMA_CTL_*``).
 ERROR, READ, SKIP, SELECT, WRITE = 0x01, 0x02, 0x04, 0x08, 0x10
 
+#: What the DMA register reads as.
+SIGNATURE = int.from_bytes(b"QEMU CFG", "big")
+
 #: The control structure: control, length, address, big-endian.
 STRUCTURE = 16
 
@@ -80,6 +83,20 @@ class FwCfg:
         """A read of the data port moves on. (The combined port answers any read with data.)"""
         if region.name in (COMBINED, DATA):
             self.offset = self.offset + size  # behind the end it does not matter
+
+    def reading(self, region: MemoryRegion, offset: int, size: int, port: Port) -> int | None:
+        """What the data port answers (``fw_cfg_data_read``: a piece of the string, big-endian),
+        or the signature that the DMA register shows."""
+        if region.name == DMA_REGION:
+            return SIGNATURE >> 8 * (8 - offset - size) & (1 << 8 * size) - 1
+        if region.name not in (COMBINED, DATA):
+            return None
+        item = None if self.selected == INVALID else self._items.get(self._key())
+        if item is None or self.offset >= item.size:
+            return 0
+        n = min(size, item.size - self.offset)
+        data = item.get(self.offset, n)
+        return None if data is None else int.from_bytes(data, "big") << 8 * (size - n)
 
     def _dma_register(self, offset: int, size: int, value: int) -> int | None:
         """The address of the control structure if this write starts a transfer."""
