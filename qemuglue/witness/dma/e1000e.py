@@ -150,7 +150,9 @@ class E1000e:
                 at = value
             index = regs.index_of(start if region.name == MMIO else at)
             registers.write(index, value)
-            starts = [ring for ring in TRANSMIT if index in (regs.TCTL, ring.tail)]
+            starts = [
+                ring for ring in TRANSMIT
+                if index in (regs.TCTL, ring.tail) and not registers.empty(ring)]
             if any(self._is_long(registers, ring) for ring in starts):
                 return True
             if starts and self._is_endless(registers):
@@ -170,8 +172,6 @@ class E1000e:
 
     def _is_long(self, registers: Registers, ring: regs.Ring) -> bool:
         """Whether sending what the ring holds takes too long."""
-        if registers.empty(ring):
-            return False
         head, tail, count = registers[ring.head], registers[ring.tail], registers.descriptors(ring)
         pending = tail - head if head < tail else max(count - head, 1) + tail
         if pending > MOST_DESCRIPTORS:
