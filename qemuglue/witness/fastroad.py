@@ -50,13 +50,21 @@ _VALUES: dict[bytes, int] = {}
 MAX_VALUES = 1 << 14
 
 
-def _value(reply: bytes) -> int | None:
-    """The value of a reply to a sized read, if it is one."""
-    try:
-        value = int(reply[5:], 16)
-    except ValueError:
-        return None
-    return value if reply == b"OK 0x%016x" % value else None
+def _moved(op: Operation, reply: bytes, is_write: bool, size: int) -> int | None:
+    """The value that a device access moved by its reply; None if that is no such reply."""
+    if is_write:
+        return op.value if reply == OK_REPLY else None
+    value = _VALUES.get(reply)
+    if value is None:
+        try:
+            value = int(reply[5:], 16)
+        except ValueError:
+            return None
+        if reply != b"OK 0x%016x" % value:
+            return None
+        if len(_VALUES) < MAX_VALUES:
+            _VALUES[reply] = value
+    return None if value >> 8 * size else value
 
 
 class FastRoad:
@@ -102,19 +110,17 @@ class FastRoad:
         """Where the map cannot change. One loop, without calls for what is most frequent,
         because it is entered hundreds of thousands of times a second; ``_one`` is the same."""
         evidence, fast, forms, turn = self._evidence, self._memory, self._forms, self._turn
-        starts, limits, delta, plans = fast.starts, fast.limits, fast.delta, fast.plans
-        rdata, wdata, dirty = fast.rdata, fast.wdata, fast.dirty
+        starts, limits, delta = fast.starts, fast.limits, fast.delta
         unpack, pack, counts, verbs = self._unpack, self._pack, self._counts, self._verbs
-        text, pos, marks, kinds = evidence.text, evidence.pos, self._plain, fast.kinds
-        values = _VALUES
+        text, pos = evidence.text, evidence.pos
         called: MemoryRegion | None = None
         for k in range(at, stop):
             op, addr = steps[k]
-            verb = op.verb
+            verb, reply = op.verb, lines[k]
             way = SIZED.get(verb)
             if way is None:
                 evidence.step_to(pos, called)
-                if not self._one(op, addr, lines[k]):
+                if not self._one(op, addr, reply):
                     return k
                 if evidence.mismatch is not None:
                     return k + 1
@@ -124,44 +130,24 @@ class FastRoad:
             i = bisect_right(starts, addr) - 1
             if addr + size > limits[i]:
                 break
-            place, reply = addr + delta[i], lines[k]
-            if is_write:
-                if reply != OK_REPLY:
-                    break
-                value = op.value
-                data = wdata[i]
-            else:
-                data = rdata[i]
+            place = addr + delta[i]
+            data = fast.wdata[i] if is_write else fast.rdata[i]
             if data is None:
-                plan = plans[i]
+                plan = fast.plans[i]
                 if plan.checked is not turn:
                     plan.check(evidence, turn)
                 key = (place & plan.mask) << 5 | size << 1 | is_write
-                found = plan.forms.get(key)
-                if found is None:
-                    if key not in plan.forms:
-                        found = plan.make(evidence, place, size, is_write)
-                    if found is None:
-                        break
-                if not is_write:
-                    known = values.get(reply)
-                    if known is None:
-                        known = _value(reply)
-                        if known is None:
-                            break
-                        if len(values) < MAX_VALUES:
-                            values[reply] = known
-                    value = known
-                    if value >> 8 * size:
-                        break
+                found = plan.forms.get(key) or plan.find(evidence, key, place, size, is_write)
+                value = _moved(op, reply, is_write, size)
+                if found is None or value is None:
+                    break
                 owed, form = found
                 if owed:
                     if text[pos] != owed % (plan.base + place, value) and (
                         is_write or not form.lines[0].holds(text[pos], plan.base + place, value)
                     ):
                         break
-                    pos += 1
-                    called = plan.region
+                    pos, called = pos + 1, plan.region
                     if forms is not None:
                         forms.add(form)
                 else:
@@ -173,17 +159,17 @@ class FastRoad:
                         verbs[verb] += 1
                         return k + 1
                     pos, called = evidence.pos, None
-            else:
-                if is_write:
-                    pack[size](data, place, value)
-                    page = place >> PAGE_BITS
-                    dirty[i].add(page)
-                    if place % PAGE > PAGE - size:
-                        dirty[i].add(page + 1)
-                elif reply != b"OK 0x%016x" % unpack[size](data, place)[0]:
+            elif is_write:
+                if reply != OK_REPLY:
                     break
-                if forms is not None:
-                    marks.add((kinds[i], verb))
+                pack[size](data, place, op.value)
+                fast.dirty[i].add(place >> PAGE_BITS)
+                if place % PAGE > PAGE - size:
+                    fast.dirty[i].add((place >> PAGE_BITS) + 1)
+            elif reply != b"OK 0x%016x" % unpack[size](data, place)[0]:
+                break
+            if data is not None and forms is not None:
+                self._plain.add((fast.kinds[i], verb))
             counts[i] += 1
             verbs[verb] += 1
         else:

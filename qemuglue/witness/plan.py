@@ -113,11 +113,13 @@ class DevicePlan:
         self.mask = MASK64 if vetoing else _SHAPE_MASK
         self.forms = {}
 
-    def make(
-        self, evidence: Evidence, offset: int, size: int, is_write: bool
+    def find(
+        self, evidence: Evidence, key: int, offset: int, size: int, is_write: bool
     ) -> tuple[bytes, Form] | None:
-        """What ``forms`` has for an access from now on, if it can be said for good."""
-        key = (offset & self.mask) << 5 | size << 1 | is_write
+        """What ``forms`` should have for an access; it has from now on, if that can be said for
+        good."""
+        if key in self.forms:
+            return None
         if not self._usable:
             self.forms[key] = None
             return None
@@ -172,10 +174,7 @@ class DevicePlan:
     ) -> tuple[bytes, Form] | None:
         self.check(evidence, None)
         key = (offset & self.mask) << 5 | size << 1 | is_write
-        found = self.forms.get(key)
-        if found is None and key not in self.forms:
-            found = self.make(evidence, offset, size, is_write)
-        return found
+        return self.forms.get(key) or self.find(evidence, key, offset, size, is_write)
 
     def met(
         self, evidence: Evidence, form: Form, offset: int, size: int, value: int,
