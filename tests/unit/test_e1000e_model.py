@@ -34,13 +34,15 @@ TX, RX, BUFFER, LANDING = 0x1000, 0x2000, 0x4000, 0x8000
 class Rig:
     """A device over a megabyte of RAM; a port of the simplest kind."""
 
-    def __init__(self, version: tuple[int, ...] = (10, 0, 2), peer: str = "") -> None:
+    def __init__(
+        self, version: tuple[int, ...] = (10, 0, 2), peer: str = "", bdf: int | None = 8
+    ) -> None:
         root = MemoryRegion("root", 1 << 64, RegionKind.CONTAINER)
         self.backing = ByteBacking(SIZE)
         ram = MemoryRegion("ram", SIZE, RegionKind.RAM, backing=self.backing)
         root.add_subregion(0, ram)
         self.space = AddressSpace("e1000e", root)
-        self.device = E1000e(self.space, MAC, version, peer=peer)
+        self.device = E1000e(self.space, MAC, version, peer=peer, bdf=bdf)
         self.writes: list[tuple[int, bytes]] = []
 
     def read(self, addr: int, size: int, attrs: MemTxAttrs = UNSPECIFIED) -> bytes | None:
@@ -50,7 +52,7 @@ class Rig:
         self.writes.append((addr, data))
         return self.space.write(addr, data) == 0
 
-    def unknown(self, *_: object, **__: object) -> None:
+    def unknown(self, *_: object, **__: object) -> bool:
         raise AssertionError("everything is known")
 
     def put(self, addr: int, data: bytes) -> None:
@@ -281,6 +283,37 @@ def test_a_network_backend_is_not_foreseen() -> None:
     assert not rig.device.lost
     rig.set(0x100, 2)
     assert "net0" in rig.device.lost
+
+
+def test_messages_are_not_followed() -> None:
+    for bdf, register, value, unmask, lost in (
+        (8, 0xD2, 1, 4, True), (8, 0xD0, 0x1_0005, 4, True), (8, 0xA3, 0x80, 4, True),
+        (8, 0xD2, 1, 0, False), (8, 0xD2, 0, 4, False), (8, 0x04, 7, 4, False),
+        (None, 0x04, 7, 4, True),
+    ):
+        rig = Rig(bdf=bdf)
+        rig.device.configured(register, 4 if register != 0xA3 else 1, value)
+        rig.set(0xD0, unmask)
+        assert bool(rig.device.lost) == lost, (register, value, unmask)
+
+
+def test_bus_mastering_lets_packets_in_again() -> None:
+    """Up to 7.2 a packet without buffers keeps the next ones away until somebody wakes it."""
+    rig = Rig((7, 2, 22))
+    rig.put(BUFFER, udp())
+    rig.receive([LANDING])
+    rig.set(0x2818, 0)  # no buffers, but the other ring has some
+    for offset, value in ((0x2900, RX), (0x2908, 128), (0x2918, 7)):
+        rig.set(offset, value)
+    rig.send(descriptor(BUFFER, 62, EOP))
+    rig.device.registers.write(regs.RECEIVE[0].tail, 3)
+    rig.set(0x3810, 0)
+    rig.set(0x3818, 1)
+    assert not any(rig.get(LANDING, 62))
+    rig.device.configured(0x04, 2, 7)
+    rig.set(0x3810, 0)
+    rig.set(0x3818, 1)
+    assert any(rig.get(LANDING, 62)) and not rig.device.lost
 
 
 def test_what_starts_the_transmitter_is_a_batch_of_its_own() -> None:
