@@ -210,8 +210,8 @@ class LockStep:
             if op.verb in SIZED_READS and section.region.kind is RegionKind.ROM_DEVICE:
                 why = reason("rom-device-end")
             if self.session.following.of(section.region) is not None:
-                why = (f"{section.region.name}: a DMA that is too long to wait for, or of a length "
-                       "that a device would tell, is not started")
+                why = (f"{section.region.name}: a write is not sent that would start more than can "
+                       "be waited for, or nobody can tell how much")
             if why is not None:
                 self.tally.reasons[why] += 1
                 return
