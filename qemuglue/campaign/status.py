@@ -213,7 +213,8 @@ def described(finding: Finding) -> dict[str, Any]:
         line += f": the model says {parts['model']}; QEMU says {parts['qemu']}"
     return {
         "kind": finding.kind, "signature": finding.signature, "path": str(finding.path or ""),
-        "confirmed": [k, n], "defect": finding.defect, "line": f"{line}; {parts['shown']}",
+        "confirmed": [k, n], "defect": finding.defect, "region": str(told.get("region") or ""),
+        "line": f"{line}; {parts['shown']}",
         **parts,
     }
 

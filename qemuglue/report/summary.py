@@ -18,6 +18,7 @@ from rich.text import Text
 from qemuglue.campaign.planted import PLANTED
 from qemuglue.campaign.runner import Result
 from qemuglue.report.terminal import count, duration, finding_lines, percent
+from qemuglue.witness.oddities import known_as
 from qemuglue.witness.verdict import SOFT, Kind, Tally, Verdict
 
 SCHEMA = 1
@@ -44,10 +45,10 @@ MEANING = {
 
 
 def exit_code(result: Result) -> int:
-    """0 nothing found, 1 found, 130 interrupted; 2 when it could not go on."""
+    """0 nothing new found, 1 found, 130 interrupted; 2 when it could not go on."""
     if result.interrupted:
         return 130
-    if findings(result):
+    if any(each["known"] is None for each in findings(result)):
         return 1
     return 2 if result.failed else 0
 
@@ -126,8 +127,12 @@ def findings(result: Result) -> list[dict[str, Any]]:
 def _entry(
     signature: str, each: dict[str, Any], seen: int, result: Result
 ) -> dict[str, Any]:
+    known = "" if result.settings.defect else known_as(
+        result.build.version_tuple, result.settings.machine, signature,
+        str(each.get("region", "")))
     return {
-        "kind": each.get("kind", signature.partition(":")[0]), "signature": signature,
+        "known": known or None, "kind": each.get("kind", signature.partition(":")[0]),
+        "signature": signature,
         "seen": seen, "planted": bool(result.settings.defect), "path": each.get("path") or None,
         "confirmed": each.get("confirmed"), "line": each.get("line", "recorded before"),
         **{part: each.get(part, "") for part in ("what", "model", "qemu", "shown")},
@@ -295,12 +300,17 @@ def _print_findings(result: Result, say: _Page) -> None:
     elif not found:
         say.text("Nothing found: no crash, no hang, no access that went otherwise than the model "
                  "says.", "bold green")
+    elif all(each["known"] for each in found):
+        say.text("Nothing new found: every finding is an oddity of QEMU that is known.",
+                 "bold green")
     if not found:
         return
     say.text(f"{len(found)} finding{'s' * (len(found) != 1)}:", "bold")
     for each in found[:MAX_FINDINGS]:
         say.text(f"  {each['signature']}  (seen {each['seen']} "
                  f"time{'s' * (each['seen'] != 1)})")
+        if each["known"]:
+            say.text(f"    known: {each['known']} (`qemuglue check --oddities` tells)")
         for text in finding_lines(each):
             say.text(f"    {text}")
     if len(found) > MAX_FINDINGS:

@@ -130,6 +130,15 @@ def avoided(version: tuple[int, ...], machine: str) -> Avoided:
         each for each in standard() if each.kind == "avoid" and each.in_scope(version, machine)))
 
 
+def known_as(
+    version: tuple[int, ...], machine: str, signature: str, region: str
+) -> str:
+    """The id of the entry that explains a finding on ``TARGET/NAME``, "" if none does."""
+    return next(
+        (each.id for each in standard()
+         if each.in_scope(version, machine) and each.explains(signature, region)), "")
+
+
 @lru_cache(maxsize=64)
 def reason(oddity_id: str) -> str:
     """The sentence that stands in the table of reasons for what is not done because of an entry."""

@@ -248,6 +248,18 @@ def test_a_finding_is_shown_with_the_command_to_see_it_again() -> None:
     assert "Nothing found" not in text
 
 
+@pytest.mark.parametrize(("version", "known"), [("11.1.3", "serial-port-end"), ("10.0.2", None)])
+def test_a_known_oddity_is_no_news(version: str, known: str | None) -> None:
+    signature = "crash:assert:serial_ioport_read:size == 1 && addr < 8"
+    totals = totals_of(match=10)
+    totals.findings.append({"kind": "crash", "signature": signature, "path": "/f", "line": "x"})
+    result = Result(Settings(machine="mips/malta"), Build("some", version, None, ()), totals,
+                    totals, 1.0, 0, 0)
+    assert [each["known"] for each in document(result)["findings"]] == [known]
+    assert exit_code(result) == int(known is None)
+    assert ("Nothing new found" in page(result)) is (known is not None)
+
+
 def test_what_only_an_earlier_run_recorded_is_found_again() -> None:
     now, every = totals_of(match=1), totals_of(match=2)
     now.signatures["crash:x"] = 1
