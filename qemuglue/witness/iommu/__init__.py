@@ -9,6 +9,7 @@ not do: follow IOMMUs whose tables are not described here, or guess at stale tra
 ``intel_registers``   its registers
 ``intel_walk``        its tables
 ``intel_queue``       its invalidation queue
+``intel_faults``      how it tells of faults
 ``smmu``              QEMU's SMMUv3
 ``smmu_decode``       its stream table entries, context descriptors and event records
 ``smmu_walk``         its tables and its cache

@@ -21,6 +21,7 @@ from qemuglue.memory.contract import Contract, Endian
 from qemuglue.memory.iommu import IommuAccess, IommuTlbEntry
 from qemuglue.memory.region import MASK64, MemoryRegion
 from qemuglue.witness.dma.device import Place, Port, When
+from qemuglue.witness.iommu import intel_faults as faults
 from qemuglue.witness.iommu import intel_registers as reg
 from qemuglue.witness.iommu.intel_queue import (
     FUNCTION_MASKS,
@@ -144,7 +145,7 @@ class IntelIommu:
         elif offset == reg.IQA:
             self._wide = self.features.scalable and bool(registers.get(reg.IQA) & 0x800)
         elif offset in (reg.FRCD + 8, reg.FRCD + 12) and (upper or offset != reg.FRCD + 8):
-            self._pend_faults()
+            faults.pend(registers)
 
     def was_read(self, region: MemoryRegion, offset: int, size: int, value: int) -> None:
         """A register was read: what it says is a witness of every fault and invalidation."""
@@ -332,7 +333,7 @@ class IntelIommu:
     def _queue_error(self) -> None:
         before = self.registers.get(reg.FSTS, 4)
         self.registers.change(reg.FSTS, 4, 0, reg.IQE)
-        self._fault_event(before)
+        faults.event(self.registers, before)
 
     # -- caches ------------------------------------------------------------------------------------
 
@@ -435,36 +436,10 @@ class IntelIommu:
         self.pages[requester, leaf.level, frame] = page
         return page
 
-    # -- faults ------------------------------------------------------------------------------------
-
     def _record(
         self, requester: int, addr: int, reason: int, is_write: bool, pasid: int = 0
     ) -> None:
-        """``vtd_report_frcd_fault``, with its one recording register."""
-        registers = self.registers
-        status, kept = registers.get(reg.FSTS, 4), registers.get(reg.FRCD + 8)
-        if status & reg.PFO or (kept & reg.FRCD_F and kept & 0xFFFF == requester):
-            return
-        if kept & reg.FRCD_F:
-            registers.change(reg.FSTS, 4, 0, reg.PFO)
-            return
-        high = requester | reason << 32 | pasid | (0 if is_write else 1 << 62)
-        registers.put(reg.FRCD, 8, addr & -PAGE & MASK64)
-        registers.put(reg.FRCD + 8, 8, high | reg.FRCD_F)
-        self._pend_faults()
-        if not status & reg.PPF:
-            registers.change(reg.FSTS, 4, 0xFF00, 0)
-            self._fault_event(status)
-
-    def _pend_faults(self) -> None:
-        pending = bool(self.registers.get(reg.FRCD + 8) & reg.FRCD_F)
-        self.registers.change(reg.FSTS, 4, reg.PPF, reg.PPF * pending)
-
-    def _fault_event(self, before: int) -> None:
-        if before & (reg.PPF | reg.PFO | reg.IQE):
-            return
-        if self.registers.get(reg.FECTL, 4) & reg.MASKED:
-            self.registers.change(reg.FECTL, 4, 0, reg.PENDING)
+        faults.record(self.registers, requester, addr, reason, is_write, pasid)
 
 
 def make(place: Place) -> IntelIommu | None:
