@@ -28,6 +28,7 @@ from qemuglue.witness.face import (
 from qemuglue.witness.forms import Form
 from qemuglue.witness.ram import PAGE, PAGE_BITS
 from qemuglue.witness.session import Session, Step
+from qemuglue.witness.spread import store, walk
 from qemuglue.witness.verdict import Kind, Tally, Verdict
 
 #: verb -> (size, is it a write)
@@ -85,6 +86,8 @@ class FastRoad:
         self._plain: set[tuple[Kind, str]] = set()
         self._counts = [0] * len(self._memory.starts)
         self._port_counts: Counter[int] = Counter()
+        self._kinds: Counter[Kind] = Counter()
+        self._rules = session.mirror.memory.rules
         #: Another face than QEMU's own (a planted defect) is for the general road.
         self._open = type(session.face) is HostFace
         self._turn = object()
@@ -117,8 +120,9 @@ class FastRoad:
         for k in range(at, stop):
             op, addr = steps[k]
             verb, reply = op.verb, lines[k]
-            way = SIZED.get(verb)
-            if way is None:
+            size, is_write = SIZED.get(verb, (0, False))
+            i = bisect_right(starts, addr) - 1
+            if not size or addr + size > limits[i]:
                 evidence.step_to(pos, called)
                 if not self._one(op, addr, reply):
                     return k
@@ -126,10 +130,6 @@ class FastRoad:
                     return k + 1
                 pos, called = evidence.pos, None
                 continue
-            size, is_write = way
-            i = bisect_right(starts, addr) - 1
-            if addr + size > limits[i]:
-                break
             place = addr + delta[i]
             data = fast.wdata[i] if is_write else fast.rdata[i]
             if data is None:
@@ -201,6 +201,8 @@ class FastRoad:
             for i, n in self._port_counts.items():
                 cells[self._io.kinds[i], Verdict.MATCH] += n
                 self._accessed.add(self._io.sections[i].region)
+        for kind, n in self._kinds.items():
+            cells[kind, Verdict.MATCH] += n
         if self._features is not None and self._forms is not None:
             self._features.update(form.feature for form in self._forms)
             self._features.update((kind, verb, (), OK) for kind, verb in self._plain)
@@ -211,32 +213,10 @@ class FastRoad:
         """Judge one operation; False if it is not for this road."""
         verb, evidence = op.verb, self._evidence
         evidence.op_addr, evidence.op_size = addr, op.size
-        if verb in SIZED:
-            size, is_write = SIZED[verb]
-            done = self._sized(op, addr, reply, size, is_write)
-        elif verb in _PORTS:
-            done = self._port(op, addr, reply)
-        else:
-            done = self._bytes(op, addr, reply)
+        done = self._port(op, addr, reply) if verb in _PORTS else self._bytes(op, addr, reply)
         if done:
             self._verbs[verb] += 1
         return done
-
-    def _sized(self, op: Operation, addr: int, reply: bytes, size: int, is_write: bool) -> bool:
-        fast, evidence = self._memory, self._evidence
-        i = bisect_right(fast.starts, addr) - 1
-        if addr + size > fast.limits[i]:
-            return False
-        place = addr + fast.delta[i]
-        data = fast.wdata[i] if is_write else fast.rdata[i]
-        if data is not None:
-            return self._bytes(op, addr, reply)
-        if is_write:
-            met = fast.plans[i].writes(evidence, place, size, op.value, reply, self._forms)
-        else:
-            met = fast.plans[i].reads(evidence, place, size, reply, self._forms)
-        self._counts[i] += met and evidence.mismatch is None
-        return met
 
     def _port(self, op: Operation, addr: int, reply: bytes) -> bool:
         io, evidence = self._io, self._evidence
@@ -256,34 +236,52 @@ class FastRoad:
         return met
 
     def _bytes(self, op: Operation, addr: int, reply: bytes) -> bool:
-        """Anything inside one section of memory."""
-        fast = self._memory
-        i = bisect_right(fast.starts, addr) - 1
-        if addr + op.size > fast.limits[i]:
+        """A sized access or a byte string, anywhere in memory."""
+        fast, evidence = self._memory, self._evidence
+        is_write = op.verb not in SIZED_READS and op.verb != "read"
+        moved = self._written(op) if is_write else self._read(op, reply)
+        if len(moved) != op.size or (is_write and reply != OK_REPLY):
             return False
-        place = addr + fast.delta[i]
-        last = place + op.size
-        if op.verb == "read" or op.verb in SIZED_READS:
-            data = fast.rdata[i]
-            if data is None:
-                return False
-            read = bytes(data[place:last])
-            owed = (b"OK 0x%b" % read.hex().encode() if op.verb == "read" else
-                    b"OK 0x%016x" % int.from_bytes(read, self._order))
-            if reply != owed:
-                return False
-        else:
-            data = fast.wdata[i]
-            fill = self._written(op)
-            if data is None or reply != OK_REPLY or len(fill) != op.size:
-                return False
-            data[place:last] = fill
-            fast.dirty[i].update(
-                range(place >> PAGE_BITS, ((last - 1) >> PAGE_BITS) + 1))
-        self._counts[i] += 1
-        if self._forms is not None:
-            self._plain.add((fast.kinds[i], op.verb))
+        found = walk(
+            fast, self._rules, evidence, self._turn, addr, moved, is_write=is_write,
+            order=self._order)
+        if found is None:
+            return self._told(op, addr, reply)
+        store(fast, found, moved)
+        evidence.step_to(found.pos, found.called)
+        kind = fast.kinds[bisect_right(fast.starts, addr) - 1]
+        if addr + op.size > fast.limits[bisect_right(fast.starts, addr) - 1]:
+            kind = Kind.CROSSING
+        self._kinds[kind] += 1
+        if self._features is not None:
+            self._features.add((kind, op.verb, tuple(found.shape), found.result))
         return True
+
+    def _told(self, op: Operation, addr: int, reply: bytes) -> bool:
+        """A sized access to a decoded device, which must be told."""
+        fast, evidence = self._memory, self._evidence
+        i = bisect_right(fast.starts, addr) - 1
+        if op.verb not in SIZED or addr + op.size > fast.limits[i]:
+            return False
+        size, is_write = SIZED[op.verb]
+        place, plan = addr + fast.delta[i], fast.plans[i]
+        if is_write:
+            met = plan.writes(evidence, place, size, op.value, reply, self._forms)
+        else:
+            met = plan.reads(evidence, place, size, reply, self._forms)
+        self._counts[i] += met and evidence.mismatch is None
+        return met
+
+    def _read(self, op: Operation, reply: bytes) -> bytes:
+        """The bytes that a reply says were read; none where it is no such reply."""
+        if op.verb in SIZED_READS:
+            value = _moved(op, reply, False, op.size)
+            return b"" if value is None else value.to_bytes(op.size, self._order)
+        try:
+            read = bytes.fromhex(reply[5:].decode("ascii"))
+        except ValueError:
+            return b""
+        return read if reply == b"OK 0x%b" % read.hex().encode() else b""
 
     def _written(self, op: Operation) -> bytes:
         """The bytes that a write moves; none where the verb is none of those."""

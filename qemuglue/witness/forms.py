@@ -79,6 +79,9 @@ class Form:
     calls: bool
     plain: bytes
     feature: tuple[object, ...]
+    #: The end of ``feature``: (region, size, refusal) of each line, and the MemTxResult.
+    shape: tuple[object, ...]
+    result: int
     #: A decoded device has to be told of the call.
     heard: bool = False
 
@@ -153,7 +156,7 @@ def form_of(
     simple = whole and single.filled and not (others or single.refused or big != target_big)
     return Form(
         tuple(lines), big != target_big, fixed, filling, any(not x.refused for x in lines),
-        single.text if simple else b"", (*feature, tuple(shape), result),
+        single.text if simple else b"", (*feature, tuple(shape), result), tuple(shape), result,
     )
 
 

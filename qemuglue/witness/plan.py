@@ -7,8 +7,9 @@ device that has to be told what reached it) is left to the general road, and not
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Literal
 
 from qemuglue.memory.address_space import AddressSpace
 from qemuglue.memory.attrs import UNSPECIFIED
@@ -37,6 +38,9 @@ _VERBS = {
         (True, False, PORT_READS), (True, True, PORT_WRITES))
     for verb, size in verbs.items()
 }
+
+
+ByteOrder = Literal["little", "big"]
 
 
 class DevicePlan:
@@ -183,13 +187,32 @@ class DevicePlan:
         """Whether the lines of ``form`` come next; then they are stepped over, and a decoded
         device is told: what it does at once may part model and transcript
         (``evidence.mismatch``). ``value`` is that of the operation or its reply."""
-        if form.swapped:
-            value = int.from_bytes(value.to_bytes(size, "big"), "little")
+        if form.heard and self.region.ioeventfds:
+            return False
+        stop = self.compare(
+            evidence.text, evidence.pos, form, offset, size, value, is_write)
+        if stop is None:
+            return False
+        if form.heard:
+            self._tell(evidence, form, offset, _turned(form, value, size), is_write)
+            evidence.step_to(evidence.pos, None)
+        else:
+            evidence.step_to(stop, self.region if form.calls else None)
+        if marks is not None:
+            marks.add(form)
+        return True
+
+    def compare(
+        self, text: Sequence[bytes], at: int, form: Form, offset: int, size: int, value: int,
+        is_write: bool,
+    ) -> int | None:
+        """Where the lines of ``form`` end in ``text`` if they begin at ``at``."""
+        value = _turned(form, value, size)
         if not is_write and value & form.fixed != form.filling:
-            return False
-        text, at, base = evidence.text, evidence.pos, self.base + offset
-        if at + len(form.lines) >= len(text) or (form.heard and self.region.ioeventfds):
-            return False
+            return None
+        base = self.base + offset
+        if at + len(form.lines) >= len(text):
+            return None
         for line in form.lines:
             if line.refused:
                 owed = line.text % (offset + line.delta)
@@ -202,16 +225,9 @@ class DevicePlan:
             if text[at] != owed and (is_write or not line.filled or not line.holds(
                 text[at], (base + line.delta) & MASK64, value
             )):
-                return False
+                return None
             at += 1
-        if form.heard:
-            self._tell(evidence, form, offset, value, is_write)
-            evidence.step_to(evidence.pos, None)
-        else:
-            evidence.step_to(at, self.region if form.calls else None)
-        if marks is not None:
-            marks.add(form)
-        return True
+        return at
 
     def _tell(
         self, evidence: Evidence, form: Form, offset: int, value: int, is_write: bool
@@ -230,3 +246,10 @@ class DevicePlan:
                 evidence.write(self.region, place, part, line.size, UNSPECIFIED)
             else:
                 evidence.read(self.region, place, line.size, UNSPECIFIED)
+
+
+def _turned(form: Form, value: int, size: int) -> int:
+    """The value in the byte order of the form's lines."""
+    if form.swapped:
+        return int.from_bytes(value.to_bytes(size, "big"), "little")
+    return value

@@ -52,6 +52,7 @@ class State:
     session: Session
     maps: tuple[FastMap, FastMap | None]
     barriers: Barriers = field(default_factory=Barriers)
+    times: int = 0
     ram: dict[TrackedBacking, bytes] = field(default_factory=dict)
     evidence: dict[str, object] = field(default_factory=dict)
     contracts: list[tuple[MemoryRegion, object, Veto | None, bool]] = field(default_factory=list)
@@ -97,7 +98,8 @@ class State:
                     setattr(each, name, value)
         session.knowledge.barriers = copy.deepcopy(self.barriers)
         session.fast, session.fast_io = self.maps
-        session.evidence.epoch += 1  # the forms were made in another state
+        self.times += 1
+        session.evidence.epoch += self.times  # the forms were made in another state
 
 
 def _veto(region: MemoryRegion) -> Veto | None:
