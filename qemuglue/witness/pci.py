@@ -3,7 +3,9 @@
 Under ``-S`` no firmware runs, so a PCI device's registers answer nowhere. The set-up derives
 one list of plain port accesses from QMP ``query-pci``: the same machine and command line give
 the same list, and a finding's program names it by one word. ``setup pci`` leaves bus mastering
-off, so that no device changes RAM by itself; ``setup dma`` switches it on for every function.
+off, so that no device changes RAM by itself; ``setup dma`` switches it on for every function but
+the disk controllers that chipsets bring along: nobody decodes their DMA, and while they may do any,
+what a decoded device does wrong to RAM could be theirs.
 """
 
 from __future__ import annotations
@@ -27,6 +29,8 @@ _BAR0 = 0x10
 #: Decode I/O and memory; master the bus.
 _DECODE, _MASTER = 0x3, 0x4
 _CLASS_BRIDGE = 0x0604
+#: Classes of IDE and SATA controllers.
+_CLASSES_DISK = (0x0101, 0x0106)
 
 
 def _out(port: int, value: int, size: int = 4) -> Operation:
@@ -61,9 +65,11 @@ def pci_setup(
     cursor = {"memory": MEMORY_WINDOW[0], "io": IO_WINDOW[0]}
     ops: list[Operation] = []
     for device in buses[0].get("devices", []):
-        if device.get("class_info", {}).get("class") == _CLASS_BRIDGE:
+        kind = device.get("class_info", {}).get("class")
+        if kind == _CLASS_BRIDGE:
             continue
-        ops.extend(_map_device(device, cursor, _DECODE | _MASTER if masters else _DECODE))
+        master = masters and kind not in _CLASSES_DISK
+        ops.extend(_map_device(device, cursor, _DECODE | _MASTER if master else _DECODE))
     return tuple(ops)
 
 
