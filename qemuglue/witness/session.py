@@ -395,7 +395,9 @@ class Session:
         """Devices that may write RAM by themselves and that nothing here follows: those decoded
         that are lost, and those that no model decodes, whose own address space shows RAM and
         that were accessed since the last reset (one that nobody told anything does nothing)."""
-        found = set(self.following.lost())
+        found = {
+            name for owner, name in self.following.lost().items() if not self.does_no_dma(owner)
+        }
         accessed = self.following.owners_accessed()
         for space in self.mirror.spaces:
             if space.name in _PASSIVE or space.name.startswith("cpu-"):

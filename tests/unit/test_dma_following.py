@@ -242,9 +242,9 @@ def test_what_does_not_match_is_not_told() -> None:
 def test_a_reset_is_told_and_finds_what_was_lost() -> None:
     desk = Desk(Toy())
     desk.kick(LOST)
-    assert desk.following.lost() == ["toy"]
+    assert desk.following.lost() == {"/machine/toy": "toy"}
     desk.following.reset()
-    assert desk.following.lost() == [] and desk.toy.log[-1] == ("reset",)
+    assert desk.following.lost() == {} and desk.toy.log[-1] == ("reset",)
     assert not desk.following.accessed
 
 
@@ -253,11 +253,11 @@ def test_an_access_that_was_overlooked_loses_the_device() -> None:
     desk.kick(0)
     desk.evidence.load([call(desk.register, 0, 4, WRITE, is_write=True), message()])
     desk.evidence.skip(known=False)
-    assert desk.following.lost() == ["toy"]
+    assert desk.following.lost() == {"/machine/toy": "toy"}
     desk.following.reset()
     desk.evidence.load([call(desk.register, 0, 4, WRITE, is_write=True)])
     desk.evidence.skip(known=True)
-    assert desk.following.lost() == [] and desk.toy.log[-1] == ("wrote RAM", True)
+    assert desk.following.lost() == {} and desk.toy.log[-1] == ("wrote RAM", True)
 
 
 def test_what_is_done_again_in_another_byte_order_is_told_once() -> None:
@@ -295,7 +295,7 @@ def test_an_unknown_pointer_of_its_name_loses_it_too() -> None:
     desk = Desk(Toy())
     desk.evidence.load([call(desk.register, 0, 4, WRITE, is_write=True, pointer=77)])
     desk.evidence.skip(known=True)
-    assert desk.following.lost() == ["toy"]
+    assert desk.following.lost() == {"/machine/toy": "toy"}
 
 
 # -- acts --------------------------------------------------------------------------------------

@@ -295,9 +295,11 @@ class Following:
                 follower.noted = True
                 yield follower.device.name, follower.device.lost
 
-    def lost(self) -> list[str]:
-        """Names of the devices that are not followed any more."""
-        return [each.device.name for each in self.followers.values() if each.device.lost]
+    def lost(self) -> dict[str, str]:
+        """The devices that are not followed any more: path of the owner to name."""
+        return {
+            owner: each.device.name for owner, each in self.followers.items() if each.device.lost
+        }
 
     def names(self) -> list[str]:
         """Names of the devices that were accessed and are followed."""

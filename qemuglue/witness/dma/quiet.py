@@ -1,4 +1,4 @@
-"""PCI devices that never access guest memory by themselves, though they may master the bus.
+"""Devices that never access guest memory by themselves, though they may master the bus.
 
 Read in QEMU's sources: none of their files calls ``pci_dma_*``, ``dma_memory_*`` or
 ``address_space_*``. What is left is a message-signalled interrupt, which ports send for hot-plug
@@ -21,6 +21,8 @@ QUIET: Final = frozenset({
     "ioh3420", "x3130-upstream", "xio3130-downstream", "dec-21154-p2p-bridge",
     # displays that draw from memory of their own
     "VGA", "secondary-vga", "bochs-display", "cirrus-vga", "ati-vga",
+    # timers; the messages that hpet can send are kept from it where its clock moves (``timers``)
+    "hpet", "isa-pit", "pit",
     # others
     "pci-testdev", "pvpanic-pci", "pci-serial", "pci-serial-2x", "pci-serial-4x", "i6300esb",
 })
