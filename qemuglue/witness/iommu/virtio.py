@@ -379,6 +379,10 @@ class VirtioIommuPci(VirtioPci):
         assert isinstance(function, VirtioIommu)
         return function
 
+    def kicks(self, region: MemoryRegion, offset: int, data: bytes) -> bool:
+        """Whether all may bypass it decides which map devices see."""
+        return region.name == _CONFIG or super().kicks(region, offset, data)
+
     def wrote(self, region: MemoryRegion, offset: int, size: int, value: int) -> None:
         if region.name == _CONFIG:
             self.function.configured(offset, size, value)
