@@ -68,15 +68,14 @@ def measure(
     """Rates on the scene's machine, and the bulk comparison where its RAM is shared with us;
     raises what a session raises."""
     prepare(scene)
-    rng = Random(seed)
+    rates = []
+    for what, draw in (
+        ("RAM", ram_steps), ("device reads", device_reads), ("device writes", device_writes),
+        ("mix", mixed_steps),
+    ):
+        with scene.session() as session:  # what one row does to devices is not the next one's
+            rates.append(_rate(what, session, draw(session, Random(seed), operations), rounds))
     with scene.session() as session:
-        rates = [
-            _rate(what, session, draw(session, rng, operations), rounds)
-            for what, draw in (
-                ("RAM", ram_steps), ("device reads", device_reads),
-                ("device writes", device_writes), ("mix", mixed_steps),
-            )
-        ]
         return rates, measure_bulk(session)
 
 

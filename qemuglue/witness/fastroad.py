@@ -225,15 +225,24 @@ class FastRoad:
         evidence.op_addr = PORT_ROOT_SIZE
         size, is_write = _PORTS[op.verb]
         i = bisect_right(io.starts, addr) - 1
-        if addr + size > io.limits[i]:
+        crossing = addr + size > io.limits[i]
+        if crossing and not self._rules.ports_single_dispatch:
             return False
         plan, offset = io.plans[i], addr + io.delta[i]
+        met: set[Form] | None = set() if crossing else self._forms
         if is_write:
-            met = plan.writes(evidence, offset, size, op.value, reply, self._forms)
+            done = plan.writes(evidence, offset, size, op.value, reply, met)
         else:
-            met = plan.reads(evidence, offset, size, reply, self._forms)
-        self._port_counts[i] += met and evidence.mismatch is None
-        return met
+            done = plan.reads(evidence, offset, size, reply, met)
+        if not done or evidence.mismatch is not None:
+            return done
+        if not crossing or met is None:
+            self._port_counts[i] += 1
+            return True
+        self._kinds[Kind.CROSSING] += 1
+        if self._features is not None:
+            self._features.update((Kind.CROSSING, *form.feature[1:]) for form in met)
+        return True
 
     def _bytes(self, op: Operation, addr: int, reply: bytes) -> bool:
         """A sized access or a byte string, anywhere in memory."""
