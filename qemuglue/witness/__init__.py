@@ -14,12 +14,14 @@ One operation's way through the room::
 ================  ==========================================================================
 ``verdict``       verdicts, kinds of place, the table
 ``face``          what each host-path verb means on the model, and the reply QEMU owes
-``evidence``      the transcript as the model's devices
+``evidence``      the transcript as the model's devices; ``port_root`` where no port is
 ``contracts``     what is known of each device region; ``probe`` finds it out
 ``orders``        byte orders that only a write shows
 ``ram``           guest RAM compared; ``ramsource`` says where it is read
 ``pagemap``       which pages of QEMU's memory are there at all
-``dma``           what devices were told to write into RAM
+``dma``           devices that access memory by themselves, decoded; ``iommu`` translates
+``settling``      what they do after a batch: waited for and compared
+``asking_items``  what fw_cfg holds, asked of a throw-away QEMU
 ``barriers``      which operations end a batch
 ``fastmap``       a view as parallel lists, and plans for single device calls
 ``session``       one running QEMU with everything that watches it
