@@ -137,7 +137,7 @@ class SmmuGuest:
         """A random entry: where to, and what is allowed."""
         rng = self.rng
         to = rng.choice((RAM, RAM + 0x1_0000, RAM + 0x2_0000, RAM + 0x3_0000, 0x901_0000,
-                         RAM + 0x3FF_0000, RAM + 0x3FF_F000, 0, 0x4800_0000)) & -self.page
+                         RAM + 0x3FF_0000, RAM + 0x3FF_F000, 0x4800_0000)) & -self.page
         if large:
             to = rng.choice((RAM + 0x20_0000, 0x4800_0000, RAM + 0x380_0000)) & -self.block
         perm = rng.choice((0, 1, 2, 3, 3, 3)) if second else rng.choice((0, 0, 0, 1, 2, 3))
