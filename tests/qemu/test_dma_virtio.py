@@ -20,7 +20,7 @@ from qemuglue.program.text import parse
 from qemuglue.qemu.builds import Build
 from qemuglue.qemu.config import QemuConfig, VmMode
 from qemuglue.witness import settling
-from qemuglue.witness.dma import virtio_blk, virtio_device, virtio_ring
+from qemuglue.witness.dma import virtio_blk, virtio_buffers, virtio_device, virtio_ring
 from qemuglue.witness.judge import Judgement, Kind, Scene, prepare, replay, resolve
 from qemuglue.witness.lockstep import LockStep, Stop
 from qemuglue.witness.session import Knowledge
@@ -187,8 +187,8 @@ def test_a_wrong_used_ring_is_found(
 def test_data_one_byte_early_are_found(
     newest_build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def early(segments: list[virtio_ring.Segment], start: int, data: bytes) -> int:
-        return virtio_ring.scatter(segments, start, data[1:])
+    def early(segments: list[virtio_buffers.Segment], start: int, data: bytes) -> int:
+        return virtio_buffers.scatter(segments, start, data[1:])
 
     monkeypatch.setattr(virtio_blk, "scatter", early)
     monkeypatch.setattr(settling, "PATIENCE_S", 0.2)

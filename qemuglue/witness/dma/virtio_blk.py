@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from qemuglue.witness.dma.device import When
+from qemuglue.witness.dma.virtio_buffers import Unfollowed, gather, scatter
 from qemuglue.witness.dma.virtio_device import VirtioDevice
 from qemuglue.witness.dma.virtio_medium import SECTOR, Medium
-from qemuglue.witness.dma.virtio_ring import Broken, Chain, Queue, Unfollowed, gather, scatter
+from qemuglue.witness.dma.virtio_ring import Broken, Chain, Queue
 
 OK, IO_ERROR, UNSUPPORTED, ZONE_INVALID = 0, 1, 2, 3
 

@@ -15,6 +15,7 @@ from qemuglue.errors import ModelError
 from qemuglue.memory.address_space import AddressSpace
 from qemuglue.memory.region import MASK64, MemoryRegion
 from qemuglue.witness.dma.device import Port, When
+from qemuglue.witness.dma.virtio_buffers import Unfollowed
 from qemuglue.witness.dma.virtio_ring import (
     ACCESS_PLATFORM,
     EVENT_IDX,
@@ -27,7 +28,6 @@ from qemuglue.witness.dma.virtio_ring import (
     Broken,
     Queue,
     SplitRing,
-    Unfollowed,
 )
 
 ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK, NEEDS_RESET = 1, 2, 4, 8, 0x40

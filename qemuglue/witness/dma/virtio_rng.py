@@ -8,8 +8,9 @@ is delivered, but the queue is looked at, and a bad one breaks the device. Sourc
 from __future__ import annotations
 
 from qemuglue.witness.dma.device import When
+from qemuglue.witness.dma.virtio_buffers import Unfollowed
 from qemuglue.witness.dma.virtio_device import DRIVER_OK, VirtioDevice
-from qemuglue.witness.dma.virtio_ring import Broken, Queue, Unfollowed
+from qemuglue.witness.dma.virtio_ring import Broken, Queue
 
 _QUOTA = 0xFFFF_FFFF
 

@@ -20,9 +20,10 @@ from qemuglue.memory.address_space import AddressSpace
 from qemuglue.memory.iommu import IommuAccess, IommuTlbEntry
 from qemuglue.memory.region import MASK64, MemoryRegion
 from qemuglue.witness.dma.device import Place
+from qemuglue.witness.dma.virtio_buffers import scatter
 from qemuglue.witness.dma.virtio_device import VirtioDevice
 from qemuglue.witness.dma.virtio_pci import VirtioPci
-from qemuglue.witness.dma.virtio_ring import Broken, Chain, Queue, scatter
+from qemuglue.witness.dma.virtio_ring import Broken, Chain, Queue
 from qemuglue.witness.iommu.tables import Bindings, functions, nowhere, on_bus_zero
 
 #: Name of the regions that translate: the number of the region and the function follow.
