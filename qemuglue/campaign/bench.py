@@ -1,10 +1,10 @@
 """How fast operations are judged, beside a client that sends the same bytes and looks at nothing.
 
-Both run in turn on the same QEMU with the transcript on, so their ratio holds while absolute
-rates drift with the host. The client's batches are encoded beforehand and it keeps one batch
-ahead, as the judge does; it waits for the replies and counts them. The judge encodes, sends,
-predicts, compares replies and transcript, and compares at the end of a round the pages of RAM
-that were written.
+Both run in turn with the transcript on, each on a QEMU of its own (the model does not follow what
+nobody judges), so their ratio holds while absolute rates drift with the host. The client's
+batches are encoded beforehand and it keeps one batch ahead, as the judge does; it waits for the
+replies and counts them. The judge encodes, sends, predicts, compares replies and transcript, and
+compares at the end of a round the pages of RAM that were written.
 
 The bulk comparison is that of all of guest RAM with the model's, beside libc's ``memcmp`` of as
 many bytes of the same memory.
@@ -73,8 +73,10 @@ def measure(
         ("RAM", ram_steps), ("device reads", device_reads), ("device writes", device_writes),
         ("mix", mixed_steps),
     ):
-        with scene.session() as session:  # what one row does to devices is not the next one's
-            rates.append(_rate(what, session, draw(session, Random(seed), operations), rounds))
+        # What one row does to devices is not the next one's.
+        with scene.session() as session, scene.session() as other:
+            steps = draw(session, Random(seed), operations)
+            rates.append(_rate(what, session, other, steps, rounds))
     with scene.session() as session:
         return rates, measure_bulk(session)
 
@@ -145,16 +147,18 @@ def _step(
 # -- rates -------------------------------------------------------------------------------------
 
 
-def _rate(what: str, session: Session, steps: list[Step], rounds: int) -> Rate:
+def _rate(
+    what: str, session: Session, other: Session, steps: list[Step], rounds: int
+) -> Rate:
+    """Judged on ``session``, counted on ``other``."""
     batches = [
         (b"".join(encode(*step) for step in steps[at : at + BATCH]), len(steps[at : at + BATCH]))
         for at in range(0, len(steps), BATCH)
     ]
     judged, counted = [], []
     for number in range(rounds + 1):
-        counted_s = _timed(lambda: _count(session, batches))
-        session.process.transcript.read_new()
-        session.ram.adopt_all()
+        counted_s = _timed(lambda: _count(other, batches))
+        other.process.transcript.read_new()
         judged_s = _timed(lambda: _judge(session, steps))
         if number:  # the first round warms caches
             counted.append(len(steps) / counted_s)

@@ -250,7 +250,7 @@ class BatchJudge:
         evidence = session.evidence
         contracts = session.knowledge.contracts
         candidates: dict[MemoryRegion, Learned] = {}
-        for section in sections:
+        for section in sections if op.size > 1 else ():  # a byte has no order
             learned = contracts.get(session.contract_key(section.region))
             if learned is not None and not learned.endian_known:
                 candidates[section.region] = learned
