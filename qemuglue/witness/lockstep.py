@@ -114,7 +114,9 @@ class LockStep:
         while flying is not None or at < len(steps):
             if flying is None:
                 if steps[at][0].verb == "reset":
-                    self._reset(steps[at])
+                    stray = self._reset(steps[at], at)
+                    if stray is not None:
+                        return RunEnd(Stop.SUSPICION, at, stray)
                     at += 1
                     continue
                 stop, barrier = self._next_batch(steps, at)
@@ -142,15 +144,25 @@ class LockStep:
                 return RunEnd(Stop.SUSPICION, at, suspicion)
         return RunEnd(Stop.DONE, at)
 
-    def _reset(self, step: Step) -> None:
+    def _reset(self, step: Step, index: int) -> Suspicion | None:
         session = self.session
         self.judge.account = ([], [])
         session.journal.append(step)
         session.process.monitor.execute("system_reset")
         session.quiesce()
+        stray = self._strays(step, index)
         session.after_reset()
         self.tally.verbs["reset"] += 1
         self.tally.cells[Kind.EVENT, Verdict.RESET] += 1
+        return stray
+
+    def _strays(self, step: Step, index: int) -> Suspicion | None:
+        """RAM that somebody wrote before a reset, whose comparison will not come any more. With a
+        device in the middle of something nobody can say whose doing it is."""
+        if self._settler.pending():
+            return None
+        found = self.session.strays_at_reset()
+        return ram_suspicion(found, step, index, self.session.following.names()) if found else None
 
     def _next_batch(
         self, steps: Sequence[Step], at: int, *, ahead: bool = False
@@ -375,8 +387,8 @@ class LockStep:
         if self.slow or pending or (barrier is not None and self._waits(barrier)):
             events = session.quiesce()
             if "RESET" in events:
-                self._after_reset(steps[-1])
-                return None
+                stray = self._after_reset(steps[-1], base + len(steps) - 1)
+                return None if stray is None else RunEnd(Stop.SUSPICION, base + len(steps), stray)
             later = session.events()
             self._settler.early = later
             changed = changed or any(event.kind is EventKind.FLATVIEW_NEW for event in later)
@@ -413,7 +425,7 @@ class LockStep:
         barriers = self.session.knowledge.barriers
         return any(barriers.waits(section.region) for section in self.judge.sections(op, addr))
 
-    def _after_reset(self, step: Step) -> None:
+    def _after_reset(self, step: Step, index: int) -> Suspicion | None:
         op, addr = step
         session = self.session
         kind = self.judge.kind(op, addr)
@@ -421,7 +433,9 @@ class LockStep:
             self.tally.cells[kind, Verdict.MATCH] -= 1
             self.tally.cells[kind, Verdict.RESET] += 1
         self.judge.learn_barrier(step)
+        stray = self._strays(step, index)
         session.after_reset()
+        return stray
 
     # -- RAM -------------------------------------------------------------------------------------
 

@@ -195,7 +195,7 @@ class DevicePlan:
             return False
         if form.heard:
             self._tell(evidence, form, offset, _turned(form, value, size), is_write)
-            evidence.step_to(evidence.pos, None)
+            evidence.step_to(evidence.pos, self.region)
         else:
             evidence.step_to(stop, self.region if form.calls else None)
         if marks is not None:

@@ -28,6 +28,7 @@ from qemuglue.qemu.events import Event, Lines, parse
 from qemuglue.qemu.guest_ram import ProcMem
 from qemuglue.qemu.monitor import MonitorRefused
 from qemuglue.qemu.process import QemuProcess
+from qemuglue.qemu.roms import restored
 from qemuglue.witness.barriers import Barriers
 from qemuglue.witness.contracts import Contracts, Veto
 from qemuglue.witness.dma import MAKERS, QUIET, Following, owner_of
@@ -37,7 +38,7 @@ from qemuglue.witness.fastmap import FastMap, is_io_root
 from qemuglue.witness.oddities import avoided
 from qemuglue.witness.pci import CONFIG_ADDRESS, pci_setup
 from qemuglue.witness.port_root import IoRootOps
-from qemuglue.witness.ram import RamSource, RamWitness, ram_regions
+from qemuglue.witness.ram import RamDifference, RamSource, RamWitness, ram_regions
 from qemuglue.witness.ramsource import source_for
 
 #: An operation and the address it was resolved to.
@@ -61,6 +62,10 @@ class Knowledge:
     hopeless: dict[Hashable, str] = field(default_factory=dict)
     #: Path of a decoded device to what was learnt of it (``dma.Place.known``).
     devices: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+#: Targets whose machines were seen to leave RAM alone in a reset (q35, pc, isapc, microvm).
+_RESETS_SPARE_RAM = ("x86_64", "i386")
 
 
 class Session:
@@ -354,6 +359,33 @@ class Session:
             return "RESET" in self.quiesce()
         except (QemuFailure, UsageError):  # it has ended, or its channel is out of step
             return False
+
+    def strays_at_reset(self) -> list[RamDifference]:
+        """RAM that differs right after a reset and that nothing explains: a reset leaves RAM as
+        it is, but for the blobs that QEMU copies again. Shown for PCs; boards write RAM in resets
+        of their own (a device tree, say), so there everything is adopted. Before ``after_reset``.
+        """
+        if self.config.target not in _RESETS_SPARE_RAM or self.suspects():
+            return []
+        found = [each for each in self.ram.check_all() if each.region is self._main_ram()]
+        if not found:
+            return []
+        blobs = restored(self.process.monitor.hmp("info roms"))
+        sections = [section for section in self.mirror.memory.view.sections
+                    if section.region is self._main_ram()]
+        spared = [
+            (max(addr, section.start) - section.start + section.offset,
+             min(addr + size, section.start + section.size) - section.start + section.offset)
+            for addr, size in blobs for section in sections
+        ]
+        return [each for each in found
+                if not any(first <= each.offset and each.last < stop for first, stop in spared)]
+
+    def _main_ram(self) -> MemoryRegion | None:
+        """The largest region of plain RAM in view."""
+        plain = [each for each in ram_regions(self.mirror.memory.view)
+                 if each.kind is RegionKind.RAM and not each.readonly]
+        return max(plain, key=lambda each: each.size, default=None)
 
     def after_reset(self) -> None:
         """The machine was reset: take its map and its RAM again."""
