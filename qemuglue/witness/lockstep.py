@@ -397,13 +397,13 @@ class LockStep:
             evidence.replaced = None
         if changed:
             session.refresh()
+        if slipped:  # QEMU did them, the model did not: before RAM is compared with it
+            session.ram.adopt_all()
         if pending or barrier is not None or self.slow:
             suspicion = self._settler.settle(steps[-1], base + len(steps) - 1)
             if suspicion is not None:
                 return RunEnd(Stop.SUSPICION, base + len(steps), suspicion)
-        if slipped:
-            session.ram.adopt_all()
-        elif self.slow:
+        if self.slow and not slipped:
             self._operations += 1
             full = self._operations % self.full_ram_every == 0
             suspicion = self.check_ram(full=full, steps=(base, steps))
