@@ -203,7 +203,8 @@ class Program:
         if self.mode not in MODES:
             raise ProgramError(f"mode {self.mode[:40]!r}; use one of {', '.join(MODES)}")
         if self.setup not in SETUPS:
-            raise ProgramError(f"set-up {self.setup[:40]!r}; write 'setup pci', 'setup dma' or nothing")
+            raise ProgramError(f"set-up {self.setup[:40]!r}; write 'setup pci', 'setup dma' or "
+                               "nothing")
         if len(self.args) > MAX_ARGS:
             raise ProgramError(f"more than {MAX_ARGS} arguments; use fewer devices")
         for arg in self.args:

@@ -381,6 +381,8 @@ class LockStep:
         self.tally.side_accesses.update(evidence.sides)
         evidence.sides.clear()
         changed = evidence.topology
+        if slipped:  # QEMU did them, the model did not: before RAM is compared with it
+            session.ram.adopt_all()
         if evidence.stored:
             self._adopt_stored()
         pending = self._settler.pending()
@@ -397,8 +399,6 @@ class LockStep:
             evidence.replaced = None
         if changed:
             session.refresh()
-        if slipped:  # QEMU did them, the model did not: before RAM is compared with it
-            session.ram.adopt_all()
         if pending or barrier is not None or self.slow:
             suspicion = self._settler.settle(steps[-1], base + len(steps) - 1)
             if suspicion is not None:

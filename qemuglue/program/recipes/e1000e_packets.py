@@ -15,7 +15,7 @@ MULTICAST = b"\x01\x00\x5e\x00\x00\x01"
 STATION = b"\x52\x54\x00\x12\x34\x56"
 
 
-def checksum(data: bytes) -> int:
+def checksum(data: bytes | bytearray) -> int:
     """The Internet checksum."""
     total = sum(data[0::2]) * 256 + sum(data[1::2])
     while total >> 16:

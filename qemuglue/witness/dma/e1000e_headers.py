@@ -24,12 +24,12 @@ _ROUTING, _FRAGMENT, _DESTINATION = 43, 44, 60
 _HOME_ADDRESS, _PAD_1 = 0xC9, 0
 
 
-def word(data: bytes, offset: int) -> int:
+def word(data: bytes | bytearray, offset: int) -> int:
     """A big-endian 16-bit number."""
     return data[offset] << 8 | data[offset + 1]
 
 
-def link_header(data: bytes) -> int:
+def link_header(data: bytes | bytearray) -> int:
     """Bytes of the Ethernet header with its VLAN tags; ``data`` are the packet's first 18 or
     more (``eth_get_l2_hdr_length``)."""
     kind = word(data, 12)

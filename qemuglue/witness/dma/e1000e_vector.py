@@ -30,7 +30,7 @@ class Private:
 
     __slots__ = ("data",)
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes | bytearray) -> None:
         self.data = bytearray(data)
 
     def read(self, offset: int, size: int) -> bytes:
@@ -76,7 +76,7 @@ class Piece:
         return Piece(self.memory, self.offset + start, size)
 
 
-def private(data: bytes) -> Piece:
+def private(data: bytes | bytearray) -> Piece:
     return Piece(Private(data), 0, len(data))
 
 
@@ -121,7 +121,7 @@ class Vector:
         return Vector(self._over(offset, size))
 
 
-def checksum_sum(data: bytes) -> int:
+def checksum_sum(data: bytes | bytearray) -> int:
     """The sum of big-endian 16-bit words, not folded (``net_checksum_add``)."""
     return (sum(data[0::2]) * 256 + sum(data[1::2])) & MASK32
 
@@ -133,12 +133,12 @@ def checksum_finish(total: int) -> int:
     return ~total & 0xFFFF
 
 
-def checksum_of(data: bytes) -> int:
+def checksum_of(data: bytes | bytearray) -> int:
     """The checksum of a header (``net_raw_checksum``)."""
     return checksum_finish(checksum_sum(data))
 
 
-def pseudo_sum(header: bytes, length: int, protocol: int | None) -> int:
+def pseudo_sum(header: bytes | bytearray, length: int, protocol: int | None) -> int:
     """The sum of the pseudo header: of an IPv4 header (``protocol`` None: its own), or of an
     IPv6 header (``eth_calc_ip4_pseudo_hdr_csum``, ``eth_calc_ip6_pseudo_hdr_csum``). ``length``
     is taken modulo 2^16."""

@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
 
 from qemuglue.memory.address_space import AddressSpace
 from qemuglue.memory.contract import Contract, Endian
@@ -86,7 +85,7 @@ class CachedPage:
 class IntelIommu:
     """The device, and the translation of every requester behind it."""
 
-    name: ClassVar[str] = "intel-iommu"
+    name = "intel-iommu"
 
     def __init__(
         self, memory: AddressSpace, features: Features | None = None,

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import ClassVar
 
 from qemuglue.memory.address_space import AddressSpace
 from qemuglue.memory.attrs import OK
@@ -57,7 +56,7 @@ class Refusal:
 class Smmu:
     """The device, and the translation of every stream."""
 
-    name: ClassVar[str] = "arm-smmuv3"
+    name = "arm-smmuv3"
 
     def __init__(self, memory: AddressSpace, features: Features | None = None) -> None:
         self.memory = memory
