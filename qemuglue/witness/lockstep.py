@@ -185,7 +185,11 @@ class LockStep:
             if way is not None:  # most lie inside one section that nothing is known of
                 i = bisect_right(starts, addr) - 1
                 barred = wbarrier[i] if way[1] else rbarrier[i]
-                if barred is None and addr + way[0] <= limits[i]:
+                if addr + way[0] <= limits[i] and (barred is None or (
+                    barred in ("kick", "learnt") and self._rule(
+                        fast.sections[i].region, addr + fast.delta[i], way[0],
+                        self._written(op) if way[1] else None) is None
+                )):
                     continue
             if verb == "reset":
                 return index, None
