@@ -66,6 +66,7 @@ def _result(result: CheckResult) -> dict[str, Any]:
         "verdicts": _verdicts(result.tally), "kinds": told["kinds"], "verbs": told["verbs"],
         "unjudged_reasons": told["unjudged_reasons"],
         "device_initiated": told["device_initiated"],
+        "memtx_results": result.tally.memtx_results(),
         "witnesses": [_account(account) for account in result.accounts],
         "divergences": [divergence.to_json() for divergence in result.divergences],
         "known": [{"oddity": each.oddity, **each.found.to_json()} for each in result.known],

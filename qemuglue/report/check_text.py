@@ -14,7 +14,7 @@ from qemuglue.campaign.check_result import CheckResult, Divergence, Status
 from qemuglue.campaign.check_run import CheckRun
 from qemuglue.campaign.planted import PLANTED
 from qemuglue.report.check_json import UNITS
-from qemuglue.report.summary import MEANING, SOFT_LIMIT, verdict_table
+from qemuglue.report.summary import MEANING, SOFT_LIMIT, results_line, verdict_table
 from qemuglue.report.terminal import count, duration, percent
 from qemuglue.witness.verdict import SOFT, Tally
 
@@ -85,6 +85,8 @@ def print_check(run: CheckRun, console: Console) -> None:
             if tally.of(verdict):
                 _say(console, f"  {verdict.value}: {meaning}")
         console.print()
+    if tally.total:
+        _say(console, results_line(tally))
     for text in (*_maps(run), *_also(run.results), *_ram(run.results)):
         _say(console, text)
     _print_soft(tally, console)

@@ -81,6 +81,7 @@ def document(result: Result) -> dict[str, Any]:
         "verbs": tally.to_json()["verbs"],
         "unjudged_reasons": tally.to_json()["unjudged_reasons"],
         "device_initiated": tally.to_json()["device_initiated"],
+        "memtx_results": tally.memtx_results(),
         "maps": tally.to_json()["maps"],
         "shares": {
             "devices_and_ports": round(device_share(tally), 6),
@@ -175,6 +176,8 @@ def print_summary(result: Result, console: Console) -> None:
     say.gap()
     for text in _shares(result):
         say.text(text)
+    if totals.tally.total:
+        say.text(results_line(totals.tally))
     _print_reasons(totals.tally, say)
     if totals.tally.maps:
         say.text(_maps(totals.tally))
@@ -237,6 +240,13 @@ def _shares(result: Result) -> Iterator[str]:
            f"shapes; the corpus has {count(result.corpus)} inputs.")
     yield from (f"{note[0].upper()}{note[1:]}." for note in totals.notes
                 if note.startswith("feedback of"))
+
+
+def results_line(tally: Tally) -> str:
+    """What the model predicted of that no reply of qtest's tells."""
+    told = ", ".join(f"MEMTX_{name} {count(n)}" for name, n in tally.memtx_results().items())
+    return (f"MemTxResult as predicted: {told}; every refusal that makes one stood in the "
+            "transcript.")
 
 
 def _print_reasons(tally: Tally, say: _Page) -> None:

@@ -100,6 +100,8 @@ class Evidence:
         self.op_addr = 0
         self.op_size = 0
         self.lenient = False
+        #: MemTxResults other than OK of what was judged without the model; for the tally.
+        self.results: Counter[int] = Counter()
         #: Set when a write was expected on a region with ioeventfds and no event came.
         self.swallowed = False
         #: Regions that QEMU's texts cannot tell from a namesake: of one size, and in no container,

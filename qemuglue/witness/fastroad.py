@@ -203,6 +203,8 @@ class FastRoad:
                 self._accessed.add(self._io.sections[i].region)
         for kind, n in self._kinds.items():
             cells[kind, Verdict.MATCH] += n
+        self._tally.results.update(self._evidence.results)
+        self._evidence.results.clear()
         if self._features is not None and self._forms is not None:
             self._features.update(form.feature for form in self._forms)
             self._features.update((kind, verb, (), OK) for kind, verb in self._plain)
@@ -257,6 +259,8 @@ class FastRoad:
         if found is None:
             return self._told(op, addr, reply)
         store(fast, found, moved)
+        if found.result:
+            evidence.results[found.result] += 1
         evidence.step_to(found.pos, found.called)
         kind = fast.kinds[bisect_right(fast.starts, addr) - 1]
         if addr + op.size > fast.limits[bisect_right(fast.starts, addr) - 1]:

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations, islice
 
+from qemuglue.memory.attrs import MemTxResult
 from qemuglue.memory.flatview import MemoryRegionSection
 from qemuglue.memory.region import MASK64, MemoryRegion, RegionKind
 from qemuglue.program.operation import Operation
@@ -207,12 +208,16 @@ class BatchJudge:
                 return None
             return self._reply_suspicion(op, addr, index, outcome.reply, reply)
         if self.slow:
-            self.account[0].append(f"reply {_short(outcome.reply)}")
+            hidden = MemTxResult(outcome.result).name if outcome.result else None
+            self.account[0].append(
+                f"reply {_short(outcome.reply)}" + (f", MEMTX_{hidden}" if hidden else ""))
             self.account[1].append(f"reply {_short(reply)}")
         if evidence.pos < len(evidence.events):
             evidence.settle()
         if self.features is not None:
             self.features.add((kind, op.verb, tuple(self._shape), outcome.result))
+        if outcome.result and not (evidence.swallowed or evidence.mistaken):
+            self.tally.results[outcome.result] += 1
         if evidence.swallowed:
             cells[kind, Verdict.UNJUDGED] += 1
             self.tally.reasons["a write that an ioeventfd may have swallowed"] += 1

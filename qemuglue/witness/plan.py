@@ -193,6 +193,8 @@ class DevicePlan:
             evidence.text, evidence.pos, form, offset, size, value, is_write)
         if stop is None:
             return False
+        if form.result:
+            evidence.results[form.result] += 1
         if form.heard:
             self._tell(evidence, form, offset, _turned(form, value, size), is_write)
             evidence.step_to(evidence.pos, self.region)
@@ -236,16 +238,17 @@ class DevicePlan:
         come before the next line: then the general way of taking lines goes on."""
         assert self._following is not None
         at = evidence.pos
-        for line in form.lines:
-            place, part = offset + line.delta, value >> line.right & line.mask
-            if evidence.pos == at:
-                at += 1
-                evidence.step_to(at, self.region, settle=False)
-                self._following.heard(self.region, place, line.size, is_write, part)
-            elif is_write:
-                evidence.write(self.region, place, part, line.size, UNSPECIFIED)
-            else:
-                evidence.read(self.region, place, line.size, UNSPECIFIED)
+        with self._space.handling(self.region):
+            for line in form.lines:
+                place, part = offset + line.delta, value >> line.right & line.mask
+                if evidence.pos == at:
+                    at += 1
+                    evidence.step_to(at, self.region, settle=False)
+                    self._following.heard(self.region, place, line.size, is_write, part)
+                elif is_write:
+                    evidence.write(self.region, place, part, line.size, UNSPECIFIED)
+                else:
+                    evidence.read(self.region, place, line.size, UNSPECIFIED)
 
 
 def _turned(form: Form, value: int, size: int) -> int:

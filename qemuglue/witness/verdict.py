@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from qemuglue.memory.attrs import MemTxResult
+
 
 class Verdict(enum.Enum):
     """What the comparison says of one operation; the values are the words in reports."""
@@ -54,6 +56,8 @@ class Tally:
     verbs: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
     side_accesses: Counter[str] = field(default_factory=Counter)
+    #: MemTxResult (its bits) other than OK -> operations that matched and had it.
+    results: Counter[int] = field(default_factory=Counter)
     #: The memory map: ``MAPS`` says what is counted.
     maps: Counter[str] = field(default_factory=Counter)
 
@@ -62,6 +66,7 @@ class Tally:
         self.verbs.update(other.verbs)
         self.reasons.update(other.reasons)
         self.side_accesses.update(other.side_accesses)
+        self.results.update(other.results)
         self.maps.update(other.maps)
 
     @property
@@ -79,6 +84,18 @@ class Tally:
         """Share of operations that were not judged, 0 to 1."""
         return sum(self.of(verdict) for verdict in SOFT) / self.total if self.total else 0.0
 
+    def memtx_results(self) -> dict[str, int]:
+        """MemTxResult by QEMU's name without ``MEMTX_`` -> operations that matched with it. qtest
+        hides it; every refusal of a piece, which makes it, stood in the transcript."""
+        judged = sum(
+            n for (kind, verdict), n in self.cells.items()
+            if verdict in (Verdict.MATCH, Verdict.LEARNT) and kind not in (Kind.DMA, Kind.EVENT))
+        named = {
+            "|".join(flag.name or "" for flag in MemTxResult(bits)): n
+            for bits, n in sorted(self.results.items()) if n
+        }
+        return {"OK": judged - sum(named.values()), **named}
+
     def to_json(self) -> dict[str, Mapping[str, object]]:
         table: dict[str, dict[str, int]] = {}
         for (kind, verdict), n in sorted(
@@ -90,6 +107,7 @@ class Tally:
             "verbs": dict(sorted(self.verbs.items())),
             "unjudged_reasons": dict(sorted(self.reasons.items())),
             "device_initiated": dict(sorted(self.side_accesses.items())),
+            "memtx": {str(bits): n for bits, n in sorted(self.results.items())},
             "maps": dict(sorted(self.maps.items())),
         }
 
@@ -107,4 +125,7 @@ class Tally:
             for key, n in data.get(name, {}).items():
                 assert isinstance(n, int)
                 counter[key] += n
+        for bits, n in data.get("memtx", {}).items():
+            assert isinstance(n, int)
+            tally.results[int(bits)] += n
         return tally

@@ -60,10 +60,21 @@ def test_the_words_are_those_of_the_reports() -> None:
     tally.verbs["readb"] = 2
     assert tally.to_json() == {
         "kinds": {"read-only alias": {"match": 2}}, "verbs": {"readb": 2},
-        "unjudged_reasons": {}, "device_initiated": {}, "maps": {},
+        "unjudged_reasons": {}, "device_initiated": {}, "memtx": {}, "maps": {},
     }
 
 
 def test_words_of_another_table_are_refused() -> None:
     with pytest.raises(ValueError, match="ramm"):
         Tally.from_json({"kinds": {"ramm": {"match": 1}}})
+
+
+def test_results_are_told_by_name() -> None:
+    tally = Tally()
+    tally.cells[Kind.DEVICE, Verdict.MATCH] = 9
+    tally.cells[Kind.RAM, Verdict.LEARNT] = 1
+    tally.cells[Kind.DMA, Verdict.MATCH] = 5
+    tally.results.update({2: 3, 6: 1})
+    assert tally.memtx_results() == {"OK": 6, "DECODE_ERROR": 3, "DECODE_ERROR|ACCESS_ERROR": 1}
+    again = Tally.from_json(tally.to_json())
+    assert again.memtx_results() == tally.memtx_results()
