@@ -8,6 +8,7 @@ The kernel kills the workers when the campaign ends in any other way, and their 
 The folder (``OUT``)::
 
     findings/<kind>-<sha1>/   see ``campaign.findings``
+    flaky/                    the same of suspicions that nobody could show again: no findings
     corpus/                   inputs worth keeping, bytes only
     status.json               settings, and totals over all runs with this folder
     settings.json             what the workers were given last

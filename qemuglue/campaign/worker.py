@@ -93,6 +93,7 @@ class Work:
             scene(settings), settings.findings, seed=settings.seed, defect=settings.defect,
             want_features=True, on_finding=self._on_finding,
             compare_maps=find_target(settings.target).draws == "topology",
+            flaky=settings.findings.parent / "flaky",
         )
         #: What is recorded already is only counted, from where these counts begin.
         self._base = Counter(dict.fromkeys(known_signatures(settings.findings), CONFIRMATIONS))
