@@ -48,7 +48,8 @@ SESSION_OPERATIONS = 20_000
 FULL_RAM_EVERY = 64
 
 #: Programs after which devices that were moved or unmapped are put back in their places, where
-#: nothing steers, and where a campaign is steered towards what it has not seen. Measured with 60 programs on e1000e: every 16th shows 2,800 states, every 4th 4,000, each 4,300 at a third
+#: nothing steers, and where a campaign is steered towards what it has not seen. Measured with
+#: 60 programs on e1000e: every 16th shows 2,800 states, every 4th 4,000, each 4,300 at a third
 #: more time, a reset before each 4,800 at three times the time.
 SETUP_EVERY, SETUP_EVERY_STEERED = 16, 4
 
