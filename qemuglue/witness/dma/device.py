@@ -83,6 +83,9 @@ class DmaDevice(Protocol):
     #                        a read is about to reach it: what it reads by DMA before it answers,
     #                        and the answer where it is known (QEMU's is compared with it)
     #   mapped(regions)      the map changed; its regions by name, as in ``Place``
+    #   revived(why)         it had been lost, and ``reset`` has just been called: the machine was;
+    #                        what a reset leaves as it is (its own memory, say) is not known
+    #                        any more; it may set ``lost`` again
     #   bdf: int             bus, device and function (16 bits) of a PCI function, with
     #   configured(register, size, value)    a write to its configuration space
 

@@ -63,7 +63,8 @@ class E1000e:
         self.registers = Registers(mac, sw_reset=not old, vet=vet)
         self._peer = peer
         self._space = space
-        self._io_address = 0
+        #: None if nobody knows it.
+        self._io_address: int | None = 0
         self._reworked = is_reworked(version)
         self._receiver = Receiver(
             self.registers, old=old, reworked=self._reworked, parked=parked,
@@ -84,8 +85,11 @@ class E1000e:
             self._write(regs.index_of(offset), value)
         elif region.name == IO and offset == 0:
             self._io_address = value
-        elif region.name == IO and offset == _IODATA and self._io_address < _IO_LAST:
-            self._write(regs.index_of(self._io_address), value)
+        elif region.name == IO and offset == _IODATA:
+            if self._io_address is None:
+                self.lost = "which register its I/O window shows is not known"
+            elif self._io_address < _IO_LAST:
+                self._write(regs.index_of(self._io_address), value)
 
     def _write(self, index: int, value: int) -> None:
         if self._acting:
@@ -131,6 +135,11 @@ class E1000e:
         self._transmitter.reset(by_software=False)
         self._due.clear()
 
+    def revived(self, why: str) -> None:
+        """See ``device.DmaDevice``."""
+        self._io_address = None
+        self._receiver.revived()
+
     # -- before a write is sent ------------------------------------------------------------------
 
     def kicks(self, region: MemoryRegion, offset: int, data: bytes) -> bool:
@@ -148,7 +157,9 @@ class E1000e:
             value = int.from_bytes(piece, "little") << max(0, offset - start) * 8
             if region.name == IO and start == 0:
                 at = value
-            index = regs.index_of(start if region.name == MMIO else at)
+            if region.name == IO and at is None:
+                return True
+            index = regs.index_of(start if region.name == MMIO or at is None else at)
             registers.write(index, value)
             starts = [
                 ring for ring in TRANSMIT

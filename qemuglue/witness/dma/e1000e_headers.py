@@ -123,16 +123,19 @@ class Parsed:
     layer5: int = 0
     header: bytes = bytes(20)
     tcp_data: bool = False
+    #: Whether what is kept of packets before is not known: some were not followed.
+    stale: bool = False
 
 
 def parse(packet: Vector, before: Parsed, *, old: bool) -> Parsed:
     """``packet`` has 60 bytes or more. ``old``: as up to 7.2.
 
-    Raises ModelError where 7.2 goes on with half of an IPv6 header.
+    Raises ModelError where 7.2 goes on with half of an IPv6 header, or judges a fragment by a
+    header that nobody saw.
     """
     found = Parsed(
         layer3=link_header(packet.read(0, 18)), layer4=before.layer4, layer5=before.layer5,
-        header=before.header, tcp_data=before.tcp_data,
+        header=before.header, tcp_data=before.tcp_data, stale=before.stale,
     )
     kind = packet.read(found.layer3 - 2, 2)
     protocol = 0
@@ -158,6 +161,8 @@ def parse(packet: Vector, before: Parsed, *, old: bool) -> Parsed:
         _layer4(packet, found, protocol, old=old)
     elif old:
         found.protocol = protocol if protocol in (TCP, UDP) else 0
+        if found.protocol and found.stale:
+            raise ModelError("it judges a fragment by the header of a packet that nobody followed")
     return found
 
 
@@ -175,6 +180,7 @@ def _layer4(packet: Vector, found: Parsed, protocol: int, *, old: bool) -> None:
     found.protocol = protocol
     if protocol == UDP:
         return
+    found.stale = False
     offset = (header[12] >> 4) * 4
     found.layer5 = found.layer4 + offset
     if found.ip4 is not None:

@@ -50,10 +50,18 @@ class Receiver:
         #: A packet found no buffers: QEMU's network layer keeps others away until the guest
         #: gives some (up to 7.2).
         self.disabled = False
+        #: Whether that is not known.
+        self._unsure = False
+
+    def revived(self) -> None:
+        """Packets came that were not followed, and a reset of the machine forgets neither what
+        is kept of the last nor who keeps others away."""
+        self._parsed.stale = True
+        self._unsure = True
 
     def wake(self) -> None:
         """The guest gave buffers (``e1000e_start_recv``)."""
-        self.disabled = False
+        self.disabled = self._unsure = False
 
     def loop(self, port: Port, packet: Vector, flags: int) -> None:
         """What the device sent comes back."""
@@ -62,6 +70,8 @@ class Receiver:
         if not self._old:
             self._receive(port, packet, flags)
             return
+        if self._unsure:
+            raise ModelError("it was not followed, and may have run out of receive buffers")
         if self.disabled and not self._told_of_command:
             raise ModelError(
                 "it ran out of receive buffers, and a write to its configuration space may have "

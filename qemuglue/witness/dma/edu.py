@@ -103,6 +103,10 @@ class Edu:
     def reset(self) -> None:
         """It has no reset; messages are switched off by that of its bus."""
 
+    def revived(self, why: str) -> None:
+        """What became of its registers and its memory meanwhile stays with it."""
+        self.lost = why
+
     # -- what the lock step asks ---------------------------------------------------------------
 
     def kicks(self, region: MemoryRegion, offset: int, data: bytes) -> bool:

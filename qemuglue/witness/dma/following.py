@@ -223,9 +223,13 @@ class Following:
     def reset(self) -> None:
         """The machine was reset."""
         for follower in self.followers.values():
-            follower.device.lost = ""
+            device, why = follower.device, follower.device.lost
+            device.lost = ""
             follower.noted = False
-            follower.device.reset()
+            device.reset()
+            revived = getattr(device, "revived", None)
+            if why and revived is not None:
+                revived(why)
         self.acts.clear()
         self.touched.clear()
         self.accessed.clear()

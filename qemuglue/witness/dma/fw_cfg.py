@@ -60,7 +60,8 @@ class FwCfg:
         #: Keys from 0 that may have an item.
         self.keys = FILE_FIRST + file_slots
         self._transfer: int | None = None
-        self.address = 0
+        #: The upper half of the address register; None if nobody knows it.
+        self.address: int | None = 0
         self.selected = 0
         self.offset = 0
 
@@ -98,11 +99,18 @@ class FwCfg:
         data = item.get(self.offset, n)
         return None if data is None else int.from_bytes(data, "big") << 8 * (size - n)
 
+    def revived(self, why: str) -> None:
+        """The upper half of an address that was written meanwhile is still there."""
+        self.address = None
+
     def _dma_register(self, offset: int, size: int, value: int) -> int | None:
         """The address of the control structure if this write starts a transfer."""
         if size == 8 and offset == 0:
             start = value
         elif size == 4 and offset == 4:
+            if self.address is None:
+                self.lost = "the upper half of its address register is not known"
+                return None
             start = self.address | value
         else:
             if size == 4 and offset == 0:
@@ -135,6 +143,8 @@ class FwCfg:
             return False
         low = int.from_bytes(data[4 - offset : 8 - offset], "big")
         high = int.from_bytes(data[:4], "big") << 32 if offset == 0 else self.address
+        if high is None:
+            return True
         start = (high | low) & MASK64
         header = peek(self._memory, start, STRUCTURE)
         if header is None:  # where nothing is the transfer fails at once
