@@ -15,6 +15,7 @@ from qemuglue.program.recipes.fw_cfg import FwCfgRecipe
 from qemuglue.program.recipes.knobs import knobs_of
 from qemuglue.program.recipes.mix import Mix, Share, kept
 from qemuglue.program.recipes.pci import Bar, Config, Function, functions_of, windows
+from qemuglue.program.recipes.recipe import ram_write
 from qemuglue.program.recipes.topology import Topology
 
 #: A q35 as QMP tells of it, shortened: edu, a bridge with a device behind it, the ISA bridge.
@@ -199,3 +200,12 @@ def test_fw_cfg_is_told_of_control_structures() -> None:
     for op in starts:
         address = int.from_bytes(op.value.to_bytes(4, "little"), "big")
         assert address in written, "a structure is there"
+
+
+def test_a_long_write_goes_on_behind_the_last_address() -> None:
+    """As the access itself does; a piece beyond 64 bits could not be sent."""
+    top = (1 << 64) - 4
+    data = bytes(range(1, 21))
+    parts = list(kept([Operation("write", Place(None, 0, top), len(data), 0, data)]))
+    assert [part.place.offset for part in parts if part.place is not None] == [top, 4, 12]
+    assert ram_write((1 << 64) + 8, b"a").place == Place(None, 0, 8)

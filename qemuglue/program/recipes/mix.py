@@ -20,7 +20,7 @@ from qemuglue.program.mutate import Draws
 from qemuglue.program.operation import Operation, Place, validate
 from qemuglue.program.recipes.recipe import Recipe, Scratch, scratch_of
 from qemuglue.program.values import repeated, stream
-from qemuglue.program.verbs import MAX_OPERATIONS
+from qemuglue.program.verbs import ADDRESS_MASK, MAX_OPERATIONS
 
 #: The codec keeps 8 bytes of a ``write``; a longer one becomes so many at most, and what is
 #: behind them is what the codec makes of it (the bytes of a buffer, mostly).
@@ -129,7 +129,7 @@ def _split(op: Operation, place: Place) -> Iterator[Operation]:
         # Zeros are common in descriptors, and one operation can hold any number of them.
         zeros = _zeros(op.data, at)
         size = max(size, zeros)
-        moved = replace(place, offset=place.offset + at)
+        moved = replace(place, offset=(place.offset + at) & ADDRESS_MASK)
         yield validate(Operation("write", moved, size, 0, op.data[at:at + size]))
         at += size
 

@@ -15,6 +15,7 @@ from typing import Protocol
 from qemuglue.errors import ProgramError
 from qemuglue.program.layout import Layout
 from qemuglue.program.operation import Operation, Place
+from qemuglue.program.verbs import ADDRESS_MASK
 
 #: RAM below this belongs to a PC's firmware; a board's RAM may begin anywhere.
 LOWEST = 0x10_0000
@@ -85,5 +86,6 @@ def register_read(region: str, offset: int, size: int, index: int = 0) -> Operat
 
 
 def ram_write(addr: int, data: bytes) -> Operation:
-    """Bytes into guest RAM at an absolute address, at least one."""
-    return Operation("write", Place(None, 0, addr), len(data), 0, data)
+    """Bytes into guest RAM at an absolute address, at least one. A sum that leaves the 64 bits
+    goes on at 0, as the access itself would."""
+    return Operation("write", Place(None, 0, addr & ADDRESS_MASK), len(data), 0, data)

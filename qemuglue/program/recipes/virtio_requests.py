@@ -8,7 +8,7 @@ from random import Random
 from qemuglue.program.operation import Operation, Place
 from qemuglue.program.recipes.recipe import Scratch, ram_write
 from qemuglue.program.recipes.virtio_rings import Buffer, Rings
-from qemuglue.program.verbs import MAX_LENGTH
+from qemuglue.program.verbs import ADDRESS_MASK, MAX_LENGTH
 
 _IN, _OUT, _FLUSH, _SCSI, _GET_ID, _DISCARD, _ZEROES = 0, 1, 4, 2, 8, 11, 13
 _KINDS = (_IN, _IN, _IN, _OUT, _OUT, _FLUSH, _GET_ID, _DISCARD, _ZEROES, _SCSI, 3, 5, 16, 18,
@@ -103,4 +103,4 @@ def _split(rng: Random, buffer: Buffer) -> list[Buffer]:
 
 
 def _at(addr: int) -> Place:
-    return Place(None, 0, addr)
+    return Place(None, 0, addr & ADDRESS_MASK)
