@@ -79,7 +79,7 @@ class BatchJudge:
         #: Of the last operation, slow mode only: (model says, QEMU says), a line a piece.
         self.account: tuple[list[str], list[str]] = ([], [])
         self._shape: list[object] = []
-        session.evidence.lenient = slow
+        session.evidence.lenient = session.following.telling = slow
         watch = slow or features is not None
         session.evidence.on_piece = self._on_piece if watch else None
 

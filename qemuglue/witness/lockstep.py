@@ -405,6 +405,7 @@ class LockStep:
             session.refresh()
         if pending or barrier is not None or self.slow:
             suspicion = self._settler.settle(steps[-1], base + len(steps) - 1)
+            self.judge.account[0].extend(self._settler.told)
             if suspicion is not None:
                 return RunEnd(Stop.SUSPICION, base + len(steps), suspicion)
         if self.slow and not slipped:

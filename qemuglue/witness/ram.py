@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 import mmap
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol
@@ -47,7 +47,7 @@ class TrackedBacking(ViewBacking):
     """A backing that remembers which 4 KiB pages were written; a page that nobody wrote costs
     nothing, so a region may be larger than this host's memory."""
 
-    __slots__ = ("_map", "cleaned", "dirty", "filled", "noted")
+    __slots__ = ("_map", "cleaned", "dirty", "filled", "noted", "told")
 
     def __init__(self, size: int) -> None:
         self._map = mmap.mmap(-1, size, flags=_SPARSE)
@@ -55,6 +55,8 @@ class TrackedBacking(ViewBacking):
         self.dirty: set[int] = set()
         #: Where the pages of writes are noted as well, while somebody wants to know.
         self.noted: set[int] | None = None
+        #: Who is told of (offset, size) then.
+        self.told: Callable[[int, int], None] | None = None
         #: Pages that were dirty once.
         self.cleaned: set[int] = set()
         #: (offset, size) of what was taken over from QEMU.
@@ -66,6 +68,8 @@ class TrackedBacking(ViewBacking):
         self.dirty.update(pages)
         if self.noted is not None:
             self.noted.update(pages)
+            if self.told is not None:
+                self.told(offset, len(data))
 
     def fill(self, offset: int, data: bytes) -> None:
         """Take bytes over as they are: they are not dirty, and zeros cost nothing."""

@@ -52,6 +52,8 @@ class Settler:
         #: Events behind those of the batch that were looked at already: what the devices did
         #: while QEMU's main loop came round for another reason.
         self.early: Sequence[Event] = ()
+        #: What the devices did last, a line each, if they tell it.
+        self.told: list[str] = []
 
     def pending(self) -> bool:
         """Whether a device has something left to do after the batch."""
@@ -62,6 +64,7 @@ class Settler:
         came later are taken here. Raises what the session's channels raise."""
         session = self.session
         following, evidence = session.following, session.evidence
+        self.told = []
         late = False
         for _ in range(MAX_ROUNDS):
             began = time.monotonic()
@@ -83,6 +86,7 @@ class Settler:
                 follower.device.lost = f"it does something {MAX_ROUNDS} times in a row"
         self._note_lost()
         acts, touched = following.take()
+        self.told = [act.describe() for act in acts] if following.telling else []
         self.acted = self.acted or bool(acts)
         found = self._wait(acts, touched, PATIENCE_S if late else 0.0)
         self.early = ()

@@ -282,3 +282,19 @@ def test_a_region_that_the_machine_does_not_have(replay: Replay, tmp_path: Path)
     file = tmp_path / "p.qg"
     file.write_text("# qemuglue program 1\nmachine x86_64/q35\nreadl nosuch+0x0\n")
     assert "no region 'nosuch' in memory" in refused(replay, file)
+
+
+def test_what_a_device_stored_by_itself_is_told(replay: Replay, tmp_path: Path) -> None:
+    path = tmp_path / "dma.qg"
+    path.write_text("""# qemuglue program 1
+machine x86_64/q35
+args -device edu
+mode parked
+setup dma
+writel edu-mmio+0x80 0x40000
+writel edu-mmio+0x88 0x300000
+writel edu-mmio+0x90 0x8
+writel edu-mmio+0x98 0x3
+""")
+    assert replay(path) == 0
+    assert "model says: dma of edu: stored 8 bytes at pc.ram+0x300000" in replay.told

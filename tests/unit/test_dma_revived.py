@@ -10,7 +10,7 @@ import pytest
 from qemuglue.errors import ModelError
 from qemuglue.memory import AddressSpace, ByteBacking, MemoryRegion, RegionKind
 from qemuglue.program.recipes.e1000e_packets import checksum
-from qemuglue.witness.dma import Following
+from qemuglue.witness.dma import Act, Following
 from qemuglue.witness.dma.e1000e import E1000e
 from qemuglue.witness.dma.e1000e_headers import Parsed, parse
 from qemuglue.witness.dma.e1000e_vector import Vector, private
@@ -107,3 +107,12 @@ def test_edu_is_followed_on_where_nothing_was_missed() -> None:
     after_reset(edu, "")
     assert not edu.lost
     assert edu.registers[DST] == 0x40000 and not edu.registers[CMD]
+
+
+def test_an_act_tells_what_it_stored() -> None:
+    ram = MemoryRegion("ram", 4096, RegionKind.RAM, backing=ByteBacking(4096))
+    stored = ((ram, 0x10, 4), (ram, 0x14, 4), *((ram, at, 1) for at in range(0x100, 0x200, 0x20)))
+    assert Act("edu", (), stored).describe() == (
+        "dma of edu: stored 8 bytes at ram+0x10, 1 bytes at ram+0x100, 1 bytes at ram+0x120, "
+        "1 bytes at ram+0x140, 5 times more")
+    assert Act("edu").describe() == "dma of edu: stored nothing in RAM"

@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from qemuglue.memory.address_space import AddressSpace
@@ -33,6 +34,13 @@ MAX_ACTS = 1 << 16
 MAX_DEPTH = 32
 
 
+#: Stretches of RAM that one act is told with.
+STORES_TOLD = 4
+
+#: A region, the offset in it, bytes.
+Stored = tuple[MemoryRegion, int, int]
+
+
 @dataclass(slots=True)
 class Follower:
     """One device that is followed."""
@@ -46,10 +54,21 @@ class Follower:
 
 @dataclass(frozen=True, slots=True)
 class Act:
-    """Something a device did: its name, and what of it had to be adopted."""
+    """Something a device did: its name, what of it had to be adopted, and, where somebody wants
+    to know, (region, offset, size) of what it stored in RAM."""
 
     name: str
     unknowns: tuple[Unknown, ...] = ()
+    stored: tuple[Stored, ...] = ()
+
+    def describe(self) -> str:
+        """What it stored, in a line for people."""
+        known = _joined(self.stored)
+        parts = [f"{size} bytes at {region.name}+{offset:#x}" for region, offset, size in known]
+        if len(parts) > STORES_TOLD:
+            parts[STORES_TOLD:] = [f"{len(parts) - STORES_TOLD} times more"]
+        text = f"dma of {self.name}: stored {', '.join(parts) or 'nothing in RAM'}"
+        return text + (", some that nobody can predict" if self.unknowns else "")
 
 
 class Following:
@@ -85,6 +104,9 @@ class Following:
         self.accessed: set[MemoryRegion] = set()
         #: Set while a device writes what nobody can predict.
         self.wild = Wild()
+        #: Whether acts say what they stored.
+        self.telling = False
+        self._stored: list[Stored] = []
         self._depth = 0
 
     # -- the map -------------------------------------------------------------------------------
@@ -258,9 +280,11 @@ class Following:
                     if device.lost or device.when() is not when:
                         return
                     unknowns, port.unknowns = port.unknowns, []
+                    stored, self._stored = self._stored, []
                     device.act(port)
-                    self.acts.append(Act(device.name, tuple(port.unknowns)))
-                    port.unknowns = unknowns
+                    self.acts.append(
+                        Act(device.name, tuple(port.unknowns), tuple(self._stored)))
+                    port.unknowns, self._stored = unknowns, stored
                     if port.trouble and not device.lost:
                         device.lost = port.trouble
                     port.trouble = ""
@@ -277,12 +301,16 @@ class Following:
         ]
         for region, backing in backings:
             backing.noted = self.touched[region]
+            backing.told = partial(self._store, region) if self.telling else None
         try:
             yield
         finally:
             if self._depth == 1:
                 for _, backing in backings:
                     backing.noted = None
+
+    def _store(self, region: MemoryRegion, offset: int, size: int) -> None:
+        self._stored.append((region, offset, size))
 
     def take(self) -> tuple[list[Act], dict[MemoryRegion, set[int]]]:
         """(what devices did, the pages they wrote) since the last time."""
@@ -315,6 +343,17 @@ class Following:
     def owners_accessed(self) -> set[str]:
         """Paths of the objects whose regions were accessed since the last reset."""
         return {owner_of(region) for region in self.accessed}
+
+
+def _joined(stored: Iterable[Stored]) -> list[Stored]:
+    """Stretches that follow one another as one, in the order they were stored."""
+    found: list[Stored] = []
+    for region, offset, size in stored:
+        if found and found[-1][0] is region and sum(found[-1][1:]) == offset:
+            region, offset, size = region, found[-1][1], found[-1][2] + size
+            found.pop()
+        found.append((region, offset, size))
+    return found
 
 
 def nameless(region: MemoryRegion) -> str:
