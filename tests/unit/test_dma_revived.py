@@ -113,6 +113,6 @@ def test_an_act_tells_what_it_stored() -> None:
     ram = MemoryRegion("ram", 4096, RegionKind.RAM, backing=ByteBacking(4096))
     stored = ((ram, 0x10, 4), (ram, 0x14, 4), *((ram, at, 1) for at in range(0x100, 0x200, 0x20)))
     assert Act("edu", (), stored).describe() == (
-        "dma of edu: stored 8 bytes at ram+0x10, 1 bytes at ram+0x100, 1 bytes at ram+0x120, "
-        "1 bytes at ram+0x140, 5 times more")
+        "dma of edu: stored 8 bytes at ram+0x10, 1 byte at ram+0x100, 1 byte at ram+0x120, "
+        "1 byte at ram+0x140, 5 times more")
     assert Act("edu").describe() == "dma of edu: stored nothing in RAM"

@@ -64,7 +64,8 @@ class Act:
     def describe(self) -> str:
         """What it stored, in a line for people."""
         known = _joined(self.stored)
-        parts = [f"{size} bytes at {region.name}+{offset:#x}" for region, offset, size in known]
+        parts = [f"{size} byte{'s' * (size != 1)} at {region.name}+{offset:#x}"
+                 for region, offset, size in known]
         if len(parts) > STORES_TOLD:
             parts[STORES_TOLD:] = [f"{len(parts) - STORES_TOLD} times more"]
         text = f"dma of {self.name}: stored {', '.join(parts) or 'nothing in RAM'}"
