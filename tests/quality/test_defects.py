@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from random import Random
 
 import pytest
+from planted_run import run_until_found
 
 from qemuglue.campaign.defects import DEFECTS
-from qemuglue.campaign.explorer import Explorer
 from qemuglue.campaign.findings import read_finding
-from qemuglue.campaign.settings import Settings, scene
-from qemuglue.program.generate import Generator
 from qemuglue.qemu.builds import Build
 from qemuglue.witness.session import Knowledge
 
 pytestmark = pytest.mark.qemu
-
-DEVICES = ("edu", "pci-testdev", "virtio-rng-pci")
 
 #: Programs of 64 operations until a defect must be found: a few seconds at the slowest.
 PROGRAMS = 400
@@ -29,28 +24,12 @@ def knowledge() -> Knowledge:
     return Knowledge()
 
 
-def run_until_found(
-    build: Build, knowledge: Knowledge, folder: Path, *, defect: str, programs: int = PROGRAMS,
-) -> Explorer:
-    settings = Settings(devices=DEVICES, build=build.name, defect=defect)
-    explorer = Explorer(scene(settings, knowledge), folder, seed=1, defect=defect)
-    try:
-        generator = Generator(explorer.start())
-        rng = Random(1)
-        for _ in range(programs):
-            explorer.execute(settings.program(generator.operations(rng, settings.operations)))
-            if explorer.progress.findings:
-                break
-    finally:
-        explorer.close()
-    return explorer
-
-
 @pytest.mark.parametrize("name", DEFECTS)
 def test_a_planted_defect_is_found(
     name: str, newest_build: Build, knowledge: Knowledge, tmp_path: Path
 ) -> None:
-    explorer = run_until_found(newest_build, knowledge, tmp_path, defect=name)
+    explorer = run_until_found(
+        newest_build, knowledge, tmp_path, defect=name, programs=PROGRAMS)
     assert explorer.progress.findings, f"{name} ({DEFECTS[name].summary}) was not found"
     finding = read_finding(Path(explorer.progress.findings[0]))
     assert finding.kind == "divergence"

@@ -6,15 +6,12 @@ Those that end in a hang take half a minute each and are left to ``ci/detect``.
 from __future__ import annotations
 
 from pathlib import Path
-from random import Random
 
 import pytest
+from planted_run import run_until_found
 
-from qemuglue.campaign.explorer import Explorer
 from qemuglue.campaign.faults import FAULTS
 from qemuglue.campaign.findings import read_finding
-from qemuglue.campaign.settings import Settings, scene
-from qemuglue.program.generate import Generator
 from qemuglue.qemu.builds import Build
 from qemuglue.witness.session import Knowledge
 
@@ -32,27 +29,12 @@ def knowledge() -> Knowledge:
     return Knowledge()
 
 
-def explore(
-    build: Build, knowledge: Knowledge, folder: Path, fault: str, programs: int
-) -> Explorer:
-    settings = Settings(devices=("edu", "pci-testdev"), build=build.name, defect=fault)
-    explorer = Explorer(scene(settings, knowledge), folder, seed=1, defect=fault)
-    try:
-        generator, rng = Generator(explorer.start()), Random(1)
-        for _ in range(programs):
-            explorer.execute(settings.program(generator.operations(rng, settings.operations)))
-            if explorer.progress.findings:
-                break
-    finally:
-        explorer.close()
-    return explorer
-
-
 @pytest.mark.parametrize("name", QUICK)
 def test_a_fault_is_found(
     name: str, newest_build: Build, knowledge: Knowledge, tmp_path: Path
 ) -> None:
-    explorer = explore(newest_build, knowledge, tmp_path, name, PROGRAMS)
+    explorer = run_until_found(
+        newest_build, knowledge, tmp_path, defect=name, programs=PROGRAMS)
     assert explorer.progress.findings, f"{name} ({FAULTS[name].summary}) was not found"
     finding = read_finding(Path(explorer.progress.findings[0]))
     assert (finding.kind, finding.defect) == (FAULTS[name].finds, name)
@@ -62,7 +44,8 @@ def test_a_fault_is_found(
 def test_a_slow_qemu_is_not_accused(
     newest_build: Build, knowledge: Knowledge, tmp_path: Path
 ) -> None:
-    explorer = explore(newest_build, knowledge, tmp_path, "answers-late", 40)
+    explorer = run_until_found(
+        newest_build, knowledge, tmp_path, defect="answers-late", programs=40)
     assert explorer.progress.findings == []
     assert explorer.progress.flaky == 0
     assert explorer.progress.tally.total >= 40 * 64

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from qemuglue.memory.region import MemoryRegion
-from qemuglue.witness.dma.device import Port, When
 from qemuglue.witness.dma.virtio_device import (
     DRIVER_OK,
     FEATURES_OK,
@@ -21,6 +20,7 @@ from qemuglue.witness.dma.virtio_device import (
 )
 from qemuglue.witness.dma.virtio_pci import Shown
 from qemuglue.witness.dma.virtio_ring import VERSION_1
+from qemuglue.witness.dma.virtio_transport import Transport
 
 REGION = "virtio-mmio"
 
@@ -30,16 +30,13 @@ _Q_NOTIFY, _ACK, _STATUS = 0x50, 0x64, 0x70
 _RINGS = {0x80: (0, 0), 0x84: (0, 1), 0x90: (1, 0), 0x94: (1, 1), 0xA0: (2, 0), 0xA4: (2, 1)}
 
 
-class VirtioMmio:
+class VirtioMmio(Transport):
     """One window as a decoded device. ``legacy``: the registers of before virtio 1.0."""
-
-    hears_reads = False
 
     def __init__(
         self, device: VirtioDevice, regions: Mapping[str, MemoryRegion], *, legacy: bool
     ) -> None:
-        self.device = device
-        self.name = device.traits.name
+        super().__init__(device)
         self.legacy = legacy
         self.shown: defaultdict[int, Shown] = defaultdict(Shown)
         self.features_sel = 0
@@ -49,26 +46,6 @@ class VirtioMmio:
         self._eventfds: list[Callable[[], None]] = []
         device.transport = self
         self.mapped(regions)
-
-    @property
-    def lost(self) -> str:
-        return self.device.lost
-
-    @lost.setter
-    def lost(self, why: str) -> None:
-        self.device.lost = why
-
-    def when(self) -> When:
-        return self.device.when()
-
-    def act(self, port: Port) -> None:
-        self.device.act(port)
-
-    def was_read(self, region: MemoryRegion, offset: int, size: int, value: int) -> None:
-        """Reads have no effect on memory."""
-
-    def floods(self, region: MemoryRegion, offset: int, data: bytes) -> bool:
-        return False
 
     def kicks(self, region: MemoryRegion, offset: int, data: bytes) -> bool:
         last = offset + len(data) - 1

@@ -14,7 +14,7 @@ from functools import partial
 
 from qemuglue.memory.address_space import AddressSpace
 from qemuglue.memory.region import MemoryRegion, RegionKind
-from qemuglue.witness.dma.device import Port, When
+from qemuglue.witness.dma.device import When
 from qemuglue.witness.dma.virtio_device import (
     ACKNOWLEDGE,
     DRIVER,
@@ -25,6 +25,7 @@ from qemuglue.witness.dma.virtio_device import (
 )
 from qemuglue.witness.dma.virtio_msix import MsixTable
 from qemuglue.witness.dma.virtio_ring import NO_VECTOR, Broken, Queue
+from qemuglue.witness.dma.virtio_transport import Transport
 
 COMMON, NOTIFY, NOTIFY_PIO = "virtio-pci-common-", "virtio-pci-notify-", "virtio-pci-notify-pio-"
 LEGACY, MSIX_TABLE = "virtio-pci", "msix-table"
@@ -59,18 +60,15 @@ class Shown:
         return high << 32 | low
 
 
-class VirtioPci:
+class VirtioPci(Transport):
     """One virtio PCI function as a decoded device. ``bus`` is the function's own space."""
-
-    hears_reads = False
 
     def __init__(
         self, device: VirtioDevice, regions: Mapping[str, MemoryRegion], bus: AddressSpace, *,
         vectors: int, page_per_queue: bool, any_size: bool, bdf: int | None = None,
         msix_at: int | None = None,
     ) -> None:
-        self.device = device
-        self.name = device.traits.name
+        super().__init__(device)
         self.bus = bus
         self.vectors = vectors
         self.msix = MsixTable(vectors)
@@ -92,26 +90,6 @@ class VirtioPci:
         self.mapped(regions)
 
     # -- the contract of a decoded device ----------------------------------------------------------
-
-    @property
-    def lost(self) -> str:
-        return self.device.lost
-
-    @lost.setter
-    def lost(self, why: str) -> None:
-        self.device.lost = why
-
-    def when(self) -> When:
-        return self.device.when()
-
-    def act(self, port: Port) -> None:
-        self.device.act(port)
-
-    def was_read(self, region: MemoryRegion, offset: int, size: int, value: int) -> None:
-        """Reads have no effect on memory."""
-
-    def floods(self, region: MemoryRegion, offset: int, data: bytes) -> bool:
-        return False
 
     def kicks(self, region: MemoryRegion, offset: int, data: bytes) -> bool:
         """Notifies, and the status, which may start the queues or end them."""
