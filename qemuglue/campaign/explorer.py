@@ -53,6 +53,10 @@ FULL_RAM_EVERY = 64
 #: more time, a reset before each 4,800 at three times the time.
 SETUP_EVERY, SETUP_EVERY_STEERED = 16, 4
 
+#: Programs after which a QEMU is replaced that has a device which is decoded but not followed any
+#: more: as long as it runs, RAM that differs is excused. Some are lost as soon as they are used.
+LOST_FOR = 64
+
 #: One signature is confirmed this often; after that it is counted and the session replaced.
 CONFIRMATIONS = 2
 
@@ -107,6 +111,7 @@ class Explorer:
         self._layout: Layout | None = None
         self._since_full = 0
         self._since_setup = 0
+        self._lost_for = 0
         #: The signature a suspicion had in the batch -> the one the slow judge gave it.
         self._shown_as: dict[str, str] = {}
 
@@ -131,7 +136,7 @@ class Explorer:
             session.__enter__()
             session.maps = self.progress.tally.maps
             self._session = session
-            self._since_full = 0
+            self._since_full = self._lost_for = 0
             if session.missing_contracts():
                 self._learn(session)
                 return self.session()
@@ -192,12 +197,17 @@ class Explorer:
         if self._session is not None:
             if session.missing_contracts():
                 self._learn(session)
-            elif len(session.journal) > SESSION_OPERATIONS:
+            elif len(session.journal) > SESSION_OPERATIONS or self._blind(session):
                 self._final_check(session)
                 self._drop()
         if self.features is not None:
             self.progress.shapes.update(self.features)
         return clean
+
+    def _blind(self, session: Session) -> bool:
+        """Whether a device was not followed for too long."""
+        self._lost_for = self._lost_for + 1 if session.following.lost() else 0
+        return self._lost_for >= LOST_FOR
 
     def _restored(self, session: Session, steps: list[Step]) -> list[Step]:
         """The steps, after the set-up once more if the map has changed for a while: programs

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from qemuglue.campaign.explorer import Explorer
+from qemuglue.campaign.explorer import LOST_FOR, Explorer
 from qemuglue.campaign.findings import read_finding
 from qemuglue.program.operation import Operation, Place, Program
 from qemuglue.qemu.builds import Build
@@ -56,3 +57,16 @@ def test_the_whole_journal_is_kept_not_its_beginning(
     assert kept.confirmed[0] == 0
     assert explorer.progress.flaky == (kind is Kind.DIVERGENCE)
     assert len(explorer.progress.findings) == (kind is not Kind.DIVERGENCE)
+
+
+def test_a_qemu_with_a_device_that_is_not_followed_is_replaced_after_a_while(
+    explorer: Explorer
+) -> None:
+    lost: dict[str, str] = {"/dev": "edu"}
+    session: Any = SimpleNamespace(following=SimpleNamespace(lost=lambda: lost))
+    seen = [explorer._blind(session) for _ in range(LOST_FOR)]
+    assert seen == [False] * (LOST_FOR - 1) + [True]
+    lost.clear()
+    assert not explorer._blind(session)
+    lost["/dev"] = "edu"
+    assert not explorer._blind(session)
