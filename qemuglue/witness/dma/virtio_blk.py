@@ -25,8 +25,9 @@ _ZONE_REPORT: Final = 16
 _ZONES = frozenset({14, 16, 18, 20, 22, 24, 26})
 _ZONES_SINCE = (8, 1)
 
-#: Builds of which it is known that they look at the size of the answer to a command of SCSI.
-_CHECKS_ANSWER, _SCSI_ANSWER = (10, 1), 16
+#: Releases from which the size of the answer to a command of SCSI is looked at: 11.0.2, and
+#: 10.0.11 of its series (measured: 10.0.2 does not, 11.1.3 does).
+_CHECKS_ANSWER, _CHECKS_ANSWER_10_0, _SCSI_ANSWER = (11, 0, 2), (10, 0, 11), 16
 
 _HEADER, _ID = 16, 20
 #: Requests collected before they go to the block layer (``VIRTIO_BLK_MAX_MERGE_REQS``).
@@ -204,7 +205,9 @@ class Blk:
             self._complete(request, IO_ERROR)
             return
         answer = chain.ins[-2]
-        if self.device.version >= _CHECKS_ANSWER and len(answer) != _SCSI_ANSWER:
+        version = self.device.version
+        checks = version >= _CHECKS_ANSWER or _CHECKS_ANSWER_10_0 <= version < (10, 1)
+        if checks and len(answer) != _SCSI_ANSWER:
             self._complete(request, IO_ERROR)
             return
         if len(answer) < 4 and answer.bounced:
