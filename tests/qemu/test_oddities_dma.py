@@ -183,3 +183,62 @@ def test_a_question_about_virtio_ends_qemu(build: Build) -> None:
         with pytest.raises(QemuDied, match="SIGABRT"):
             monitor.execute("x-query-virtio-status", {"path": path})
         assert "visit_start_struct: Assertion" in process.stderr_tail()
+
+
+# -- SMMUv3 ----------------------------------------------------------------------------------------
+
+ARM_RAM, ECAM = 0x4000_0000, 0x40_1000_0000
+SMMU, ARM_NET = 0x905_0000, 0x1000_0000
+STREAMS, TABLES = ARM_RAM + 0x10_0000, ARM_RAM + 0x18_0000
+FIRST, SECOND, BESIDE = (ARM_RAM + n * 0x20_0000 for n in (2, 3, 4))
+GIB, BLOCK = 1 << 30, 1 << 21
+STAGE_2_SINCE = (8, 1)
+
+
+def second_stage(process: QemuProcess) -> None:
+    """The network device, in slot 4, behind four concatenated tables of 1 GiB each: blocks at 0
+    and at 2 MiB in the first, at 1 GiB in the second."""
+    qtest = process.qtest
+    for at, block in ((0, FIRST), (8, BESIDE), (0x1000, SECOND)):
+        qtest.writeq(TABLES + at, block | 3 << 6 | 1 << 10 | 1)
+    entry = [0] * 16
+    entry[0] = 6 << 1 | 1  # stage 2 alone
+    entry[5] = 32 | 4 << 16 | 1 << 19  # 32 bits of 4 KiB pages from level 2 on, AArch64
+    entry[6] = TABLES
+    qtest.write_bytes(STREAMS + 64 * (4 << 3), struct.pack("<16I", *entry))
+    qtest.writeq(SMMU + 0x80, STREAMS)
+    qtest.writel(SMMU + 0x88, 8)
+    qtest.writel(SMMU + 0x20, 1)
+
+
+def send_from(process: QemuProcess, ring: int) -> set[int]:
+    """Which of the blocks hold the ring of one descriptor that lies at the I/O address ``ring``:
+    where its status was written to."""
+    qtest = process.qtest
+    blocks = {FIRST, SECOND, BESIDE}
+    for block in blocks:  # a context descriptor, of which nothing but its status is seen
+        qtest.write_bytes(block, struct.pack("<QII", 0, 0xA << 24 | 1 << 29, 0))
+    for register, value in (
+        (0x400, 0), (0x3810, 0), (0x3818, 0), (0x3800, ring), (0x3804, 0), (0x3808, 128),
+        (0x400, 2), (0x3818, 1),
+    ):
+        qtest.writel(ARM_NET + register, value)
+    return {block for block in blocks if qtest.readl(block + 12) & 1}
+
+
+def test_the_first_of_concatenated_tables_serves_for_all(build: Build) -> None:
+    """An address of the second GiB is looked up in the table of the first."""
+    if "aarch64" not in dict(build.binaries):
+        pytest.skip("this build has no aarch64")
+    if build.version_tuple < STAGE_2_SINCE:
+        pytest.skip("it has no second stage")
+    with QemuProcess(QemuConfig(
+        build=build, target="aarch64", machine="virt", ram="32M",
+        args=("-machine", "iommu=smmuv3", "-device", "e1000e,romfile=,addr=4"),
+    )) as process:
+        process.qtest.writel(ECAM + (4 << 15) + 0x10, ARM_NET)
+        process.qtest.writew(ECAM + (4 << 15) + 4, 6)
+        second_stage(process)
+        assert send_from(process, 0) == {FIRST}
+        assert send_from(process, BLOCK) == {BESIDE}
+        assert send_from(process, GIB) == {FIRST}, "SECOND is what the tables say"
