@@ -345,6 +345,10 @@ class Evidence:
                     self.stored.append((region, offset))
                 self._tell(region, offset, event)
                 return event
+            if event.kind is kind and event.address == addr and self._is_replacement(
+                event, region
+            ):
+                break  # also behind a device that may do anything
             if not self._pass_by(event, forwarder=forwards(region) and not self._followed(region)):
                 break
         if is_write and EVENTFD_REGIONS.fullmatch(region.name) and not self._followed(region):

@@ -442,6 +442,20 @@ def test_a_namesake_that_took_the_regions_place_is_told_apart() -> None:
     assert evidence.mismatch is None and evidence.replaced is None
 
 
+def test_a_namesake_is_told_apart_behind_a_device_that_may_do_anything() -> None:
+    desk = Desk()
+    evidence = desk.evidence
+    desk.reads(0x1000, 4, [call(desk.dev, 0, 4, 1, pointer=77)])
+    evidence.new_map()
+    evidence.known_sides = {("other", "dev")}
+    evidence.load([
+        call(desk.other, 0, 4, 1, pointer=99), call(desk.dev, 0, 4, 1, pointer=78)])
+    for addr in (0x2000, 0x1000):
+        evidence.op_addr, evidence.op_size = addr, 4
+        desk.space.read(addr, 4)
+    assert evidence.replaced is desk.dev
+
+
 def test_what_is_no_replacement() -> None:
     desk = Desk()
     evidence = desk.evidence
