@@ -97,6 +97,8 @@ class Topology:
         #: Before 9.2 one bounce buffer served every space (R14): whether it is taken, and who
         #: waits for it.
         self.bounce_in_use = False
+        #: Whether something nobody follows may hold it; set and looked at by the witnesses.
+        self.bounce_doubt = False
         self.bounce_lock = threading.Lock()
         self.map_clients: list[Callable[[], None]] = []
         self._spaces: list[weakref.ref[SpaceView]] = []

@@ -9,6 +9,7 @@ import pytest
 
 from qemuglue.errors import ModelError
 from qemuglue.memory import AddressSpace, ByteBacking, MemoryRegion, RegionKind
+from qemuglue.memory.rules import rules_for
 from qemuglue.program.recipes.e1000e_packets import checksum
 from qemuglue.witness.dma import Act, Following
 from qemuglue.witness.dma.e1000e import E1000e
@@ -19,6 +20,7 @@ from qemuglue.witness.dma.following import Follower
 from qemuglue.witness.dma.fw_cfg import DMA_REGION, FwCfg
 from qemuglue.witness.dma.items import Items
 from qemuglue.witness.dma.port import ModelPort
+from qemuglue.witness.dma.virtio_buffers import bounce_doubt
 from qemuglue.witness.ram import RamWitness
 
 OLD = (7, 2, 22)
@@ -116,3 +118,18 @@ def test_an_act_tells_what_it_stored() -> None:
         "dma of edu: stored 8 bytes at ram+0x10, 1 byte at ram+0x100, 1 byte at ram+0x120, "
         "1 byte at ram+0x140, 5 times more")
     assert Act("edu").describe() == "dma of edu: stored nothing in RAM"
+
+
+def test_who_holds_the_bounce_buffer_is_not_known_once_a_device_was_lost() -> None:
+    """Before 9.2 there is one for all; where memory is, none is needed."""
+    memory = space()
+    memory.rules = rules_for(OLD)
+    follower = Follower("/dev", Edu(parked=True, version=OLD), ModelPort(memory))
+    follower.doubt()
+    assert not bounce_doubt(memory, 0x10000, False)
+    follower.device.lost = "missed something"
+    follower.doubt()
+    assert bounce_doubt(memory, 0x10000, False)
+    assert not bounce_doubt(memory, 0, False)
+    memory.rules = rules_for((10, 0, 2))
+    assert not bounce_doubt(memory, 0x10000, False)

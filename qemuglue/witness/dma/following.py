@@ -51,6 +51,11 @@ class Follower:
     #: Its lost state was counted.
     noted: bool = False
 
+    def doubt(self) -> None:
+        """Once it was lost, a reset does not tell what it holds."""
+        if self.device.lost:
+            self.port.space.topology.bounce_doubt = True
+
 
 @dataclass(frozen=True, slots=True)
 class Act:
@@ -215,6 +220,7 @@ class Following:
             device.wrote(region, offset, size, value)
         else:
             device.was_read(region, offset, size, value)
+        follower.doubt()
         if device.when() is When.NOW:
             self.act(follower, When.NOW)
 
@@ -236,6 +242,7 @@ class Following:
         follower = self._by_region.get(region)
         if follower is not None and not follower.device.lost:
             follower.device.lost = "an access to it could not be followed"
+            follower.doubt()
 
     def missed_name(self, name: str | None) -> None:
         """Something reached a region of that name, and nobody knows which."""
@@ -291,6 +298,7 @@ class Following:
                     port.trouble = ""
                 device.lost = f"it does {MAX_ACTS} things in a row"
         finally:
+            follower.doubt()
             self._depth -= 1
 
     @contextmanager

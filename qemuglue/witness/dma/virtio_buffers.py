@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from qemuglue.errors import ModelError
 from qemuglue.memory.address_space import AddressSpace
+from qemuglue.memory.attrs import UNSPECIFIED
 from qemuglue.memory.backing import Backing
 from qemuglue.memory.cached import MemoryRegionCache
 from qemuglue.memory.endian import Be16, Le16
 from qemuglue.memory.flatview import UNASSIGNED
 from qemuglue.memory.mapping import Mapping
-from qemuglue.memory.region import MASK64
+from qemuglue.memory.region import MASK64, RegionKind
 
 
 class Unfollowed(Exception):
@@ -55,6 +56,15 @@ class Window:
     def _inside(self, offset: int, size: int) -> None:
         if offset + size > self.length:
             raise ModelError(f"{size} bytes at {offset:#x} are outside a ring as it was cached")
+
+
+def bounce_doubt(space: AddressSpace, addr: int, is_write: bool) -> bool:
+    """Whether nobody can tell if ``addr`` can be mapped: no memory is there, and a device that
+    is not followed may hold the bounce buffer (one for all of them until QEMU 9.2)."""
+    if space.rules.bounce_budget or not space.topology.bounce_doubt:
+        return False
+    region = space.view.lookup(addr).region
+    return region.kind is RegionKind.IOMMU or not space.is_direct(region, is_write, UNSPECIFIED)
 
 
 class Segment:

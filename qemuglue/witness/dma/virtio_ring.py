@@ -17,7 +17,13 @@ from typing import Protocol
 
 from qemuglue.memory.address_space import AddressSpace
 from qemuglue.memory.region import MASK64
-from qemuglue.witness.dma.virtio_buffers import Segment, Window, gather
+from qemuglue.witness.dma.virtio_buffers import (
+    Segment,
+    Unfollowed,
+    Window,
+    bounce_doubt,
+    gather,
+)
 
 NO_VECTOR = 0xFFFF
 
@@ -302,6 +308,8 @@ class SplitRing:
         while size:
             if len(segments) == most:
                 raise Broken("virtio: too many write descriptors in indirect table")
+            if bounce_doubt(self.host.memory, addr & MASK64, is_write):
+                raise Unfollowed("it needs the bounce buffer that another device may hold")
             mapping = self.host.memory.map(addr & MASK64, size, is_write)
             if mapping is None:
                 raise Broken("virtio: bogus descriptor or out of resources")
