@@ -18,6 +18,8 @@ _GLIB = re.compile(r"^(?:Bail out! )?ERROR:[^\n:]+:\d+:(?P<function>[^\n:]+): (?
                    re.MULTILINE)
 #: ``hw_error``: ``qemu: hardware error: TEXT``.
 _HARDWARE = re.compile(r"^qemu: hardware error: (?P<what>[^\n]+)", re.MULTILINE)
+#: ``error_abort``: ``Unexpected error in FUNCTION() at FILE:LINE:``, and what it was below.
+_ERROR = re.compile(r"^Unexpected error in (?P<function>\w{1,120})\(\) at ", re.MULTILINE)
 _SANITIZER = re.compile(r"ERROR: (?P<tool>\w+Sanitizer): (?P<what>[\w-]+)")
 #: QEMU's own table of states: ``invalid runstate transition: 'prelaunch' -> 'suspended'``.
 _STATE = re.compile(r"^[^\n]*invalid runstate transition: '(?P<old>\w+)' -> '(?P<new>\w+)'",
@@ -31,7 +33,8 @@ _LONGEST = 120
 
 def crash_signature(stderr: str, exit_code: int | None, sent_signal: int | None) -> str:
     """``crash:assert:<function>:<expression>``, ``crash:signal:<name>``, …; no addresses,
-    line numbers or paths. ``crash:state:<old>:<new>`` is a change of the machine's state that
+    line numbers or paths. ``crash:error_abort:<function>`` is an error that QEMU's authors took for
+    impossible. ``crash:state:<old>:<new>`` is a change of the machine's state that
     QEMU does not know."""
     sanitizer = _SANITIZER.search(stderr)
     if sanitizer is not None:
@@ -43,6 +46,9 @@ def crash_signature(stderr: str, exit_code: int | None, sent_signal: int | None)
     found = _HARDWARE.search(stderr)
     if found is not None:
         return f"crash:hw_error:{_plain(found['what'])}"
+    found = _ERROR.search(stderr)
+    if found is not None:
+        return f"crash:error_abort:{found['function']}"
     found = _STATE.search(stderr)
     if found is not None:
         return f"crash:state:{found['old']}:{found['new']}"

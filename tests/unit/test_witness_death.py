@@ -53,6 +53,8 @@ SUMMARY: AddressSanitizer: heap-use-after-free ../hw/net/e1000e_core.c:99 in e10
     (GLIB, "crash:assert:qtest_process_command:(ret == 0)"),
     (GLIB_VALUES, "crash:assert:x86_cpu_new:assertion failed (nr == N): (N == N)"),
     (UNREACHED, "crash:assert:vga_get_bpp:code should not be reached"),
+    ("Unexpected error in qemu_memfd_alloc() at util/memfd.c:143:\nqemu: no memory\n",
+     "crash:error_abort:qemu_memfd_alloc"),
     (HARDWARE, "crash:hw_error:pl011_read: Bad offset N"),
     (HARDWARE_PLAIN, "crash:hw_error:Unsupported short waccess. reg=N"),
     (STATE, "crash:state:prelaunch:suspended"),
