@@ -330,6 +330,9 @@ class Evidence:
         events = self.events
         start = self.pos
         self._passed.clear()
+        swallowable = is_write and self._may_be_swallowed(region)
+        # Behind a device that may do anything a later write of the same would be taken for it.
+        lost = self.following is not None and self.following.is_lost(self._last_region)
         while self.pos < len(events):
             event = events[self.pos]
             if (
@@ -338,20 +341,20 @@ class Evidence:
                 and (self._binds(event, region) or self._is_twin(event, region))
             ):
                 self.pos += 1
-                self._called(region)
+                self._last_region = region
                 if self.on_piece is not None:
                     self.on_piece(Expected(region, offset, size, is_write, value), event)
                 if value is not None and region.kind is RegionKind.ROM_DEVICE:
                     self.stored.append((region, offset))
                 self._tell(region, offset, event)
                 return event
-            if event.kind is kind and event.address == addr and self._is_replacement(
-                event, region
-            ):
+            if event.kind is kind and event.address == addr and self._is_replacement(event, region):
                 break  # also behind a device that may do anything
+            if swallowable and lost and event.kind not in (_OTHER, _TOPOLOGY):
+                break
             if not self._pass_by(event, forwarder=forwards(region) and not self._followed(region)):
                 break
-        if is_write and EVENTFD_REGIONS.fullmatch(region.name) and not self._followed(region):
+        if swallowable:
             # What was stepped over in search of it belongs to what comes next.
             self.pos = start
             self.sides.subtract(self._passed)
@@ -373,9 +376,8 @@ class Evidence:
         return following is not None and (
             following.of(region) is not None and not following.is_lost(region))
 
-    def _called(self, region: MemoryRegion) -> None:
-        """What comes unasked for from here on is this device's doing."""
-        self._last_region = region
+    def _may_be_swallowed(self, region: MemoryRegion) -> bool:
+        return EVENTFD_REGIONS.fullmatch(region.name) is not None and not self._followed(region)
 
     def _binds(self, event: Event, region: MemoryRegion) -> bool:
         """One pointer is one region for the life of a process."""
@@ -464,7 +466,7 @@ class Evidence:
             is_write = event.kind in (_WRITE, EventKind.RAM_DEVICE_WRITE)
             self.following.heard(region, offset, event.size, is_write, event.value)
             behind = self._told[at] = self._told_to = self.pos
-            self._called(region)  # whoever it called by DMA has returned
+            self._last_region = region  # whoever it called by DMA has returned
         self.pos = behind
 
     def _is_side(self, event: Event) -> bool:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 from witness_events import (
     call,
@@ -454,6 +457,22 @@ def test_a_namesake_is_told_apart_behind_a_device_that_may_do_anything() -> None
         evidence.op_addr, evidence.op_size = addr, 4
         desk.space.read(addr, 4)
     assert evidence.replaced is desk.dev
+
+
+def test_a_write_that_may_be_swallowed_is_not_sought_behind_a_lost_device() -> None:
+    """A later one of the same value would be taken for it, and what is between is gone."""
+    notify, other = device("virtio-pci-notify-x", 0x100), device("other", 0x100)
+    space = space_of((0x1000, notify), (0x2000, other))
+    evidence = judged(space, Evidence())
+    lost: Any = SimpleNamespace(
+        is_lost=lambda region: True, of=lambda region: object(), heard=lambda *told: None,
+        reading=lambda *asked: None)
+    evidence.following = lost
+    evidence.load([
+        call(other, 0, 4, 7), call(notify, 0, 4, 1, is_write=True)])
+    space.write(0x1000, b"\1\0\0\0")
+    assert evidence.swallowed and evidence.pos == 0
+    assert space.read(0x2000, 4)[1] == b"\7\0\0\0"
 
 
 def test_what_is_no_replacement() -> None:
