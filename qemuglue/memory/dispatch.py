@@ -5,9 +5,6 @@ It is the same for every way in: byte ranges, single accesses, caches and the gu
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 from qemuglue.memory.attrs import ACCESS_ERROR, DECODE_ERROR, OK, UNSPECIFIED, MemTxAttrs
 from qemuglue.memory.ops import MemoryRegionOps, Observer
 from qemuglue.memory.region import MASK64, MemoryRegion
@@ -42,18 +39,19 @@ class Dispatcher:
     def _rules_changed(self) -> None:
         """Forget what followed from the old rules."""
 
-    @contextmanager
-    def handling(self, region: MemoryRegion) -> Iterator[None]:
+    def engage(self, region: MemoryRegion) -> bool:
         """Engage the region's owner (R4) as an accepted access does: for whoever takes such an
-        access without performing it, and then lets the device act."""
+        access without performing it, and then lets the device act. Give ``release`` what this
+        returns, whatever happens in between."""
         guarded = region.owner is not None and self._rules.guarded(region)
         if guarded:
             self.engaged.add(region.owner)
-        try:
-            yield
-        finally:
-            if guarded or self._rules.unguarded_releases:
-                self.engaged.discard(region.owner)
+        return guarded
+
+    def release(self, region: MemoryRegion, guarded: bool) -> None:
+        """The end of ``engage``."""
+        if guarded or self._rules.unguarded_releases:
+            self.engaged.discard(region.owner)
 
     def dispatch_read(
         self, region: MemoryRegion, offset: int, size: int, attrs: MemTxAttrs = UNSPECIFIED,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Hashable
+from functools import lru_cache
 
 from qemuglue.memory.region import MemoryRegion, RegionKind
 
@@ -53,6 +54,12 @@ BY_VALUE: dict[str, _Test] = {
 }
 
 
+@lru_cache(maxsize=4096)
+def _named(name: str) -> bool:
+    """Whether every write to a region of this name is a barrier."""
+    return bool(TOPOLOGY_REGIONS.fullmatch(name) or ASYNC_REGIONS.fullmatch(name))
+
+
 class Barriers:
     """Known and learnt barriers; shared by all sessions of a campaign."""
 
@@ -72,10 +79,7 @@ class Barriers:
     def always(self, region: MemoryRegion) -> bool:
         """Whether every write to the region is a barrier. Flash changes between memory and
         device, and programs itself, before qtest answers."""
-        name = region.name
-        if region.kind is RegionKind.ROM_DEVICE:
-            return True
-        return bool(TOPOLOGY_REGIONS.fullmatch(name) or ASYNC_REGIONS.fullmatch(name))
+        return region.kind is RegionKind.ROM_DEVICE or _named(region.name)
 
     def waits(self, region: MemoryRegion) -> bool:
         """Whether effects may come later, from the main loop."""
@@ -93,6 +97,8 @@ class Barriers:
         if data is not None and region.name in BY_VALUE:
             return BY_VALUE[region.name](offset, data)
         key, is_write = _key(region), data is not None
+        if (key, is_write) not in self._keys:
+            return False
         last = (offset + size - 1) >> 2
         if last - (offset >> 2) > 64:
             return True

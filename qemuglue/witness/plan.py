@@ -238,7 +238,8 @@ class DevicePlan:
         come before the next line: then the general way of taking lines goes on."""
         assert self._following is not None
         at = evidence.pos
-        with self._space.handling(self.region):
+        guarded = self._space.engage(self.region)
+        try:
             for line in form.lines:
                 place, part = offset + line.delta, value >> line.right & line.mask
                 if evidence.pos == at:
@@ -249,6 +250,8 @@ class DevicePlan:
                     evidence.write(self.region, place, part, line.size, UNSPECIFIED)
                 else:
                     evidence.read(self.region, place, line.size, UNSPECIFIED)
+        finally:
+            self._space.release(self.region, guarded)
 
 
 def _turned(form: Form, value: int, size: int) -> int:

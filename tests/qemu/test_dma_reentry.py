@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-
 import pytest
 
 from qemuglue.campaign.settings import Settings, scene
@@ -54,5 +52,5 @@ def test_a_transfer_into_its_own_register_is_refused(stage: Scene) -> None:
 def test_a_fast_road_without_the_guard_is_found(
     stage: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(AddressSpace, "handling", lambda self, region: nullcontext())
+    monkeypatch.setattr(AddressSpace, "engage", lambda self, region: False)
     assert run(stage).stop is Stop.SUSPICION
