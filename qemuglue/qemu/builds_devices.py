@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from dataclasses import dataclass
 
-from qemuglue.errors import BuildError, plain
+from qemuglue.errors import plain
 from qemuglue.qemu.builds import Build
-
-#: ``-device help`` answers in 50 ms.
-HELP_TIMEOUT_S = 60
+from qemuglue.qemu.builds_help import help_text
 
 #: The list of a build with every module is 60 KB; no line of it is longer than 200.
 MAX_HELP = 1 << 20
@@ -36,18 +33,7 @@ def device_list(build: Build, target: str) -> list[Device]:
 
     :raise BuildError: the build has no such target, or does not answer in time.
     """
-    try:
-        done = subprocess.run(
-            [*build.command(target), "-device", "help"], capture_output=True, text=True,
-            errors="replace", env=build.environment(), stdin=subprocess.DEVNULL,
-            timeout=HELP_TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        raise BuildError(f"{build.name}: qemu-system-{target} -device help did not answer "
-                         f"within {HELP_TIMEOUT_S} s") from None
-    except OSError as error:
-        raise BuildError(f"{build.name}: qemu-system-{target} cannot be started: "
-                         f"{error.strerror}") from None
-    return parse_device_help(done.stdout)
+    return parse_device_help(help_text(build, target, "-device"))
 
 
 def parse_device_help(text: str) -> list[Device]:

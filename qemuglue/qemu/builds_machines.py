@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from dataclasses import dataclass
 
-from qemuglue.errors import BuildError, LaunchError, QemuFailure, plain
+from qemuglue.errors import LaunchError, QemuFailure, plain
 from qemuglue.qemu import ways
 from qemuglue.qemu.builds import Build
+from qemuglue.qemu.builds_help import help_text
 from qemuglue.qemu.config import QemuConfig
 from qemuglue.qemu.process import QemuProcess
-
-#: ``-machine help`` answers in 30 ms.
-HELP_TIMEOUT_S = 60
 
 #: A machine starts in 35 ms; the slowest seen (much RAM, loaded host) took two seconds.
 START_TIMEOUT_S = 30
@@ -63,18 +60,8 @@ def machine_list(build: Build, target: str) -> list[Machine]:
 
     :raise BuildError: the build has no such target, or does not answer in time.
     """
-    try:
-        done = subprocess.run(
-            [*build.command(target), "-machine", "help"], capture_output=True, text=True,
-            errors="replace", env=build.environment(), stdin=subprocess.DEVNULL,
-            timeout=HELP_TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        raise BuildError(f"{build.name}: qemu-system-{target} -machine help did not answer "
-                         f"within {HELP_TIMEOUT_S} s") from None
-    except OSError as error:
-        raise BuildError(f"{build.name}: qemu-system-{target} cannot be started: "
-                         f"{error.strerror}") from None
-    return sorted(parse_machine_help(target, done.stdout), key=lambda m: m.name)
+    found = parse_machine_help(target, help_text(build, target, "-machine"))
+    return sorted(found, key=lambda m: m.name)
 
 
 def parse_machine_help(target: str, text: str) -> list[Machine]:

@@ -6,8 +6,9 @@ from random import Random
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracle import TOP, Node, build, paint, random_tree, spot
+from oracle import TOP, build, paint, random_tree, spot
 
+from qemuglue.campaign.model.laws import drop_disabled
 from qemuglue.memory import FlatView, render
 
 RANDOMS = st.randoms(use_true_random=False)
@@ -64,16 +65,5 @@ def test_every_address_has_one_section(rng: Random, anywhere: list[int]) -> None
 def test_what_is_disabled_is_as_if_it_were_not_there(rng: Random) -> None:
     root = random_tree(rng, room=48, nodes=10)
     before = sections(render(build(root)[0]))
-    _drop_disabled(root, set())
+    drop_disabled(root, set())
     assert sections(render(build(root)[0])) == before
-
-
-def _drop_disabled(node: Node, seen: set[Node]) -> None:
-    if node in seen:
-        return
-    seen.add(node)
-    node.children = [entry for entry in node.children if entry[2].enabled]
-    for _, _, child in node.children:
-        _drop_disabled(child, seen)
-    if node.target is not None:
-        _drop_disabled(node.target, seen)

@@ -59,9 +59,6 @@ class Toy:
     def floods(self, region: MemoryRegion, offset: int, data: bytes) -> bool:
         return False
 
-    def swallows(self, region: MemoryRegion, offset: int, size: int, value: int) -> bool:
-        return False
-
     def when(self) -> When:
         return self.when_ if self.todo else When.NEVER
 

@@ -65,22 +65,23 @@ def drawing(rng: Random, rules: RulesOf) -> str:
               want.leaf.name if want else None, "lookup")
         if want is not None:
             equal(section.offset + address - section.start, want.offset, "offset")
-    _drop_disabled(root, set())
+    drop_disabled(root, set())
     equal(shown(render(build(root)[0])), shown(view), "disabled")
     kinds = sorted({section.region.kind.name[:2] for section in view.sections})
     flags = {(s.readonly, s.nonvolatile, s.unmergeable) for s in view.sections}
     return f"{len(view.sections)} sections, {''.join(kinds)} {len(flags)}"
 
 
-def _drop_disabled(node: Node, seen: set[Node]) -> None:
+def drop_disabled(node: Node, seen: set[Node]) -> None:
+    """Take what is disabled out of the tree below ``node``, through aliases too."""
     if node in seen:
         return
     seen.add(node)
     node.children = [entry for entry in node.children if entry[2].enabled]
     for _, _, child in node.children:
-        _drop_disabled(child, seen)
+        drop_disabled(child, seen)
     if node.target is not None:
-        _drop_disabled(node.target, seen)
+        drop_disabled(node.target, seen)
 
 
 def changing(rng: Random, rules: RulesOf) -> str:

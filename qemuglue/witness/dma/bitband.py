@@ -67,9 +67,6 @@ class BitBand:
     def floods(self, region: MemoryRegion, offset: int, data: bytes) -> bool:
         return False
 
-    def swallows(self, region: MemoryRegion, offset: int, size: int, value: int) -> bool:
-        return False
-
     def when(self) -> When:
         return When.NEVER if self._write is None else When.NOW
 

@@ -115,6 +115,27 @@ class DmaDevice(Protocol):
         """The machine was reset."""
 
 
+class Silent:
+    """What a device has in common that has registers to be followed and never acts by itself."""
+
+    hears_reads = False
+
+    def was_read(self, region: MemoryRegion, offset: int, size: int, value: int) -> None:
+        """Reads have no effect on memory."""
+
+    def kicks(self, region: MemoryRegion, offset: int, data: bytes) -> bool:
+        return False
+
+    def floods(self, region: MemoryRegion, offset: int, data: bytes) -> bool:
+        return False
+
+    def when(self) -> When:
+        return When.NEVER
+
+    def act(self, port: Port) -> None:
+        raise AssertionError("it never acts")
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """Where a device sits and what may be asked about it before its model is made."""

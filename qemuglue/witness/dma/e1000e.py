@@ -211,9 +211,6 @@ class E1000e:
         data = backing.read(at - section.start + section.offset, DESCRIPTOR)
         return int.from_bytes(data[:8], "little"), int.from_bytes(data[8:10], "little")
 
-    def swallows(self, region: MemoryRegion, offset: int, size: int, value: int) -> bool:
-        return False
-
     # -- what it does ------------------------------------------------------------------------------
 
     def when(self) -> When:

@@ -136,9 +136,6 @@ class Edu:
             return False
         return self._right or START <= own < last < START + SIZE
 
-    def swallows(self, region: MemoryRegion, offset: int, size: int, value: int) -> bool:
-        return False
-
     def when(self) -> When:
         return When.TIMER if self.registers[CMD] & RUN else When.NEVER
 

@@ -151,9 +151,6 @@ class FwCfg:
             return self._memory.view.lookup(start).assigned
         return int.from_bytes(header[4:8], "big") > LONGEST
 
-    def swallows(self, region: MemoryRegion, offset: int, size: int, value: int) -> bool:
-        return False
-
     def when(self) -> When:
         return When.NEVER if self._transfer is None else When.NOW
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from qemuglue.memory.region import MemoryRegion
-from qemuglue.witness.dma.device import DmaDevice, Place, Port, When
+from qemuglue.witness.dma.device import DmaDevice, Place, Silent
 from qemuglue.witness.dma.virtio_device import RESIZES
 
 MMIO, PORTS = "pci-testdev-mmio", "pci-testdev-portio"
@@ -24,11 +24,10 @@ _MATCH = 0xFA
 _MEMORY_SIZE, _PORTS_SIZE = 2048, 128
 
 
-class PciTestdev:
+class PciTestdev(Silent):
     """The device's chosen test."""
 
     name = "pci-testdev"
-    hears_reads = False
 
     def __init__(self, place: Place) -> None:
         self.lost = ""
@@ -74,21 +73,6 @@ class PciTestdev:
 
         region.add_eventfd(offset, size, data, taken)
         self._gone = lambda: region.del_eventfd(offset, size, data, taken)
-
-    def was_read(self, region: MemoryRegion, offset: int, size: int, value: int) -> None:
-        """Reads change nothing."""
-
-    def kicks(self, region: MemoryRegion, offset: int, data: bytes) -> bool:
-        return False
-
-    def floods(self, region: MemoryRegion, offset: int, data: bytes) -> bool:
-        return False
-
-    def when(self) -> When:
-        return When.NEVER
-
-    def act(self, port: Port) -> None:
-        raise AssertionError("it never acts")
 
 
 def _correct(region: MemoryRegion) -> None:

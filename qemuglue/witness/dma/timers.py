@@ -21,7 +21,7 @@ from collections.abc import Callable
 from typing import Final
 
 from qemuglue.memory.region import MemoryRegion
-from qemuglue.witness.dma.device import DmaDevice, Place, Port, When
+from qemuglue.witness.dma.device import DmaDevice, Place, Silent
 
 #: The registers of hpet's timers (``hpet_ram_write``): the first, the one behind the last, and
 #: how far they are apart. Each begins with its configuration.
@@ -51,10 +51,9 @@ def _pit(offset: int, byte: int) -> bool:
 LEFT_OUT: Final[dict[str, Callable[[int, int], bool]]] = {"hpet": _hpet, "pit": _pit}
 
 
-class Timers:
+class Timers(Silent):
     """The timers of one device (``device.DmaDevice``). They are kept from DMA."""
 
-    hears_reads = False
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -62,9 +61,6 @@ class Timers:
 
     def wrote(self, region: MemoryRegion, offset: int, size: int, value: int) -> None:
         """Nothing that is written starts anything."""
-
-    def was_read(self, region: MemoryRegion, offset: int, size: int, value: int) -> None:
-        """Nor does a read."""
 
     def kicks(self, region: MemoryRegion, offset: int, data: bytes) -> bool:
         """Whether ``data`` sets what must not be set."""
@@ -76,15 +72,6 @@ class Timers:
         if left_out is None:
             return False
         return any(left_out(offset + at, byte) for at, byte in enumerate(data))
-
-    def swallows(self, region: MemoryRegion, offset: int, size: int, value: int) -> bool:
-        return False
-
-    def when(self) -> When:
-        return When.NEVER
-
-    def act(self, port: Port) -> None:
-        raise AssertionError("it never acts")
 
     def reset(self) -> None:
         """There is nothing to forget."""

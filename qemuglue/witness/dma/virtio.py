@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from qemuglue.memory.region import MemoryRegion, RegionKind
-from qemuglue.witness.dma.device import DmaDevice, Place, Port, When
+from qemuglue.witness.dma.device import DmaDevice, Place, Silent
 from qemuglue.witness.dma.virtio_blk import Blk, Disk
 from qemuglue.witness.dma.virtio_device import RESIZES, Function, Traits, VirtioDevice
 from qemuglue.witness.dma.virtio_medium import medium_of
@@ -58,10 +58,9 @@ class Opaque:
         """Nothing is known of it."""
 
 
-class Undecoded:
+class Undecoded(Silent):
     """A virtio device of a kind that nothing is known of: lost as soon as it is used."""
 
-    hears_reads = False
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -69,21 +68,6 @@ class Undecoded:
 
     def wrote(self, region: MemoryRegion, offset: int, size: int, value: int) -> None:
         self.lost = "what it does with its queues is not modelled"
-
-    def was_read(self, region: MemoryRegion, offset: int, size: int, value: int) -> None:
-        """Reads have no effect on memory."""
-
-    def kicks(self, region: MemoryRegion, offset: int, data: bytes) -> bool:
-        return False
-
-    def floods(self, region: MemoryRegion, offset: int, data: bytes) -> bool:
-        return False
-
-    def when(self) -> When:
-        return When.NEVER
-
-    def act(self, port: Port) -> None:
-        raise AssertionError("it never acts")
 
     def reset(self) -> None:
         """There is nothing to forget."""

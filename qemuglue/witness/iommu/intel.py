@@ -185,9 +185,6 @@ class IntelIommu:
         """The queue ends after 32,768 descriptors."""
         return False
 
-    def swallows(self, region: MemoryRegion, offset: int, size: int, value: int) -> bool:
-        return False
-
     def when(self) -> When:
         return When.NOW if self._fetch else When.NEVER
 

@@ -168,9 +168,6 @@ class Smmu:
             prod = int.from_bytes(data, "little")
         return self.commands.waiting(prod) > MAX_COMMANDS
 
-    def swallows(self, region: MemoryRegion, offset: int, size: int, value: int) -> bool:
-        return False
-
     def when(self) -> When:
         return When.NOW if self._consume else When.NEVER
 
