@@ -35,7 +35,8 @@ def arguments() -> argparse.Namespace:
                         help="how many mutants (default 320; 0: all)")
     parser.add_argument("--jobs", type=int, default=2, metavar="N")
     parser.add_argument("--only", action="append", default=[], metavar="MODULE",
-                        help="only this module, flatview for example; may be repeated")
+                        help="only this module or sub-package, flatview, guest_memory.region or "
+                        "volatile for example; may be repeated")
     parser.add_argument("--commit", metavar="REV",
                         help="the tree of a commit instead of the work tree")
     parser.add_argument("--users", action="store_true",
@@ -63,7 +64,7 @@ def main() -> int:
         if args.list:
             return NOTHING_FOUND
         entries = [entry for entry in read(kept / LIST)
-                   if not args.only or entry.module in args.only]
+                   if not args.only or entry.module in sources]
         try_all(result, Runner(kept, folder, users=args.users), args.jobs)
         explain(result, entries, sources)
         result.stale = stale(entries, every, sources)
@@ -77,12 +78,16 @@ def main() -> int:
 
 
 def sources_of(kept: Path, only: list[str]) -> dict[str, str]:
-    """The source of each module to mutate. Raises Unusable for a name that is no module."""
+    """The source of each module to mutate. Raises Unusable for a name that is neither a module
+    nor a sub-package."""
     names = modules(kept)
-    for name in only:
-        if name not in names:
-            raise Unusable(f"there is no module {name!r}: it is one of {', '.join(names)}")
-    return {name: source_of(kept, name) for name in names if not only or name in only}
+    chosen = set() if only else set(names)
+    for each in only:
+        found = {name for name in names if name == each or name.startswith(f"{each}.")}
+        if not found:
+            raise Unusable(f"there is no module {each!r}: it is one of {', '.join(names)}")
+        chosen |= found
+    return {name: source_of(kept, name) for name in names if name in chosen}
 
 
 def draw(every: list[Mutant], sources: dict[str, str], seed: int, size: int) -> Result:

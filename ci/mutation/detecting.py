@@ -56,7 +56,7 @@ folder = str(Path(qemuglue.memory.__file__).parent)
 seen = set()
 def line(frame, event, arg):
     if event == "line":
-        seen.add((Path(frame.f_code.co_filename).stem, frame.f_lineno))
+        seen.add((frame.f_code.co_filename, frame.f_lineno))
     return line
 def call(frame, event, arg):
     return line if frame.f_code.co_filename.startswith(folder) else None
@@ -65,7 +65,9 @@ with tempfile.TemporaryDirectory() as name:
     for machine in sys.argv[2:]:
         check_machine(find_build(sys.argv[1] or None), machine, ops=200, folder=Path(name))
 sys.settrace(None)
-print(json.dumps(sorted(seen)))
+def module(name):
+    return ".".join(Path(name).relative_to(folder).with_suffix("").parts)
+print(json.dumps(sorted((module(name), at) for name, at in seen)))
 """
 
 

@@ -23,7 +23,8 @@ OPERATORS = operators()
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
-    """``occurrence`` counts the places of ``operator`` in the module, as Cosmic Ray does."""
+    """``module`` is the name within the package, ``flatview`` or ``guest_memory.region``;
+    ``occurrence`` counts the places of ``operator`` in it, as Cosmic Ray does."""
 
     module: str
     operator: str
@@ -46,12 +47,20 @@ class Change:
 
 
 def modules(root: Path) -> list[str]:
-    """Names of the package's modules; ``__init__`` only names others."""
-    return sorted(p.stem for p in (root / PACKAGE).glob("*.py") if p.stem != "__init__")
+    """Names of the package's modules, those of its sub-packages as ``guest_memory.region``;
+    ``__init__`` only names others."""
+    top = root / PACKAGE
+    paths = (path.relative_to(top) for path in top.rglob("*.py") if path.stem != "__init__")
+    return sorted(".".join(path.with_suffix("").parts) for path in paths)
+
+
+def path_of(module: str) -> Path:
+    """Where the module lies in the tree."""
+    return PACKAGE.joinpath(*module.split(".")).with_suffix(".py")
 
 
 def source_of(root: Path, module: str) -> str:
-    return (root / PACKAGE / f"{module}.py").read_text(encoding="utf-8")
+    return (root / path_of(module)).read_text(encoding="utf-8")
 
 
 def mutants_of(module: str, source: str) -> list[Mutant]:
@@ -111,7 +120,7 @@ def change(mutant: Mutant, source: str) -> Change:
     """Make ``mutant`` of its module's ``source``."""
     mutated = mutate_code(source, OPERATORS[mutant.operator], mutant.occurrence)
     assert mutated is not None, f"{mutant} is not there"
-    path = str(PACKAGE / f"{mutant.module}.py")
+    path = str(path_of(mutant.module))
     old, new = source.splitlines(), mutated.splitlines()
     diff = list(difflib.unified_diff(old, new, path, path, lineterm="", n=2))
     return Change(

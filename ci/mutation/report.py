@@ -56,10 +56,12 @@ def lines(result: Result) -> Iterator[str]:
     for entry in result.stale:
         yield f"\nan entry of the list matches nothing any more: {entry}"
     yield ""
-    yield (f"{'module':16} {'mutants':>8} {'killed':>8} {'hung':>6} {'explained':>10} "
+    modules = sorted({mutant.module for mutant in result.sample})
+    width = max(16, *map(len, modules), 0)
+    yield (f"{'module':{width}} {'mutants':>8} {'killed':>8} {'hung':>6} {'explained':>10} "
            f"{'survived':>9}")
-    for module in (*sorted({mutant.module for mutant in result.sample}), None):
-        yield _row(result, module)
+    for module in (*modules, None):
+        yield _row(result, module, width)
     stages = Counter(each.stage for each in result.verdicts if each.outcome is not Outcome.SURVIVED)
     noticed = sum(stages.values())
     yield (f"{noticed} of {len(result.verdicts)} noticed "
@@ -74,11 +76,11 @@ def _share(part: int, whole: int) -> str:
     return f"{part / whole:.1%}" if whole else "none"
 
 
-def _row(result: Result, module: str | None) -> str:
+def _row(result: Result, module: str | None, width: int) -> str:
     mine = [each for each in result.verdicts if module in (None, each.mutant.module)]
     count = Counter(each.outcome for each in mine)
     explained = sum(each.mutant in result.explained for each in mine)
-    return (f"{module or 'all':16} {len(mine):>8} {count[Outcome.KILLED]:>8} "
+    return (f"{module or 'all':{width}} {len(mine):>8} {count[Outcome.KILLED]:>8} "
             f"{count[Outcome.HUNG]:>6} {explained:>10} "
             f"{count[Outcome.SURVIVED] - explained:>9}")
 

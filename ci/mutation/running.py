@@ -19,7 +19,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from mutation.listing import Mutant
+from mutation.listing import Mutant, modules
 from mutation.tree import copy_with
 
 #: A mutant may take so many times as long as the tree as it is, plus a start-up; then it is
@@ -70,9 +70,35 @@ class Unusable(Exception):
 
 
 def tests_named_for(root: Path, module: str) -> list[str]:
-    """The files of tests that carry a module's name; every unit test of the model else."""
-    named = _files(root, f"test_memory_{module}.py") + _files(root, f"test_memory_{module}_*.py")
-    return named or _files(root, "test_memory_*.py", "unit")
+    """The files of tests that carry a module's name; else those that carry its sub-package's;
+    else every unit test of the model. A file belongs to the longest name that it begins with:
+    ``test_memory_guest_address`` is about ``guest_address`` and not about ``guest_memory``."""
+    known = modules(root)
+    package = module.partition(".")[0]
+    mine, shared = _names(module, known), _names(package, known)
+    every = sorted({name for each in known for name in (*_names(each, known),
+                    *_names(each.partition(".")[0], known))}, key=len, reverse=True)
+    own, common = [], []
+    for file in _files(root, "test_memory_*.py"):
+        words = Path(file).stem.removeprefix("test_memory_")
+        named = next((each for each in every if f"{words}_".startswith(f"{each}_")), "")
+        if named in mine:
+            own.append(file)
+        elif named in shared:
+            common.append(file)
+    return own or common or _files(root, "test_memory_*.py", "unit")
+
+
+def _names(module: str, known: list[str]) -> set[str]:
+    """What a file of tests may call ``module``: ``guest_memory.region`` is also
+    ``guest_region``, and ``guest_memory.iotlb`` plain ``iotlb``, since no other module is."""
+    package, _, leaf = module.partition(".")
+    short = package.removeprefix("memory_").removesuffix("_memory")
+    if not leaf:
+        return {package} if package in known else {package, short}
+    taken = known + [each.partition(".")[0] for each in known]
+    alone = {leaf} if sum(each.endswith(f".{leaf}") for each in known) == 1 else set()
+    return {f"{package}_{leaf}", f"{short}_{leaf}"} | (alone - set(taken))
 
 
 def tests_of_the_model(root: Path) -> list[str]:

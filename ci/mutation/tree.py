@@ -8,7 +8,7 @@ import subprocess
 import tarfile
 from pathlib import Path
 
-from mutation.listing import PACKAGE, Mutant, change, source_of
+from mutation.listing import Mutant, change, path_of, source_of
 
 #: What the tests need of the tree.
 PARTS = ("qemuglue", "tests", "pyproject.toml", "README.md", "CHANGELOG.md")
@@ -37,7 +37,7 @@ def snapshot(folder: Path, commit: str | None) -> Path:
 def copy_with(mutant: Mutant, kept: Path, target: Path) -> None:
     """A copy of ``kept``, with its compiled files, in which ``mutant`` is made."""
     shutil.copytree(kept, target)
-    module = target / PACKAGE / f"{mutant.module}.py"
-    for compiled in (module.parent / "__pycache__").glob(f"{mutant.module}.*.pyc"):
+    module = target / path_of(mutant.module)
+    for compiled in (module.parent / "__pycache__").glob(f"{module.stem}.*.pyc"):
         compiled.unlink()
     module.write_text(change(mutant, source_of(kept, mutant.module)).source, encoding="utf-8")
