@@ -8,8 +8,10 @@ import pytest
 
 from qemuglue.memory import AddressSpace, MemoryRegion
 from qemuglue.memory.iommu import IommuAccess
+from qemuglue.witness.dma.device import When
 from qemuglue.witness.dma.port import ModelPort
 from qemuglue.witness.dma.virtio_device import Traits, VirtioDevice
+from qemuglue.witness.iommu import smmu
 from qemuglue.witness.iommu.intel import IntelIommu
 from qemuglue.witness.iommu.intel_queue import Act, decode
 from qemuglue.witness.iommu.intel_walk import Fault, Features, find_context, reserved, walk
@@ -135,6 +137,86 @@ def test_an_smmu_queue_tells_full_from_empty() -> None:
     queue.consumed()
     queue.fail(2)
     assert (queue.cons, queue.waiting(queue.prod)) == (1 | 2 << 24, 3)
+
+
+SMMU_REGISTERS = MemoryRegion.io(smmu.REGION, 0x2_0000)
+COMMANDS, EVENTS, STREAMS = 0x1_0000, 0x2_0000, 0x3_0000
+
+
+def smmu_on(memory: AddressSpace, *, lost: str = "") -> smmu.Smmu:
+    """After a reset of the machine; it was lost before that if ``lost`` says why."""
+    made = smmu.Smmu(memory)
+    made.lost = lost
+    made.reset()
+    if lost:
+        made.revived(lost)
+    return made
+
+
+def tell(device: smmu.Smmu, *writes: tuple[int, int, int]) -> None:
+    for offset, size, value in writes:
+        device.wrote(SMMU_REGISTERS, offset, size, value)
+    if device.when() is When.NOW:
+        device.act(ModelPort(device.memory))
+
+
+def ask(device: smmu.Smmu) -> None:
+    device.translate(DISK, 0x1000, R)
+
+
+BASES = ((smmu.STRTAB, 8, STREAMS), (smmu.STRTAB_CFG, 4, 6), (smmu.CMDQ, 8, COMMANDS | 3),
+         (smmu.EVENTQ, 8, EVENTS | 3))
+ON = smmu.ENABLE | smmu.EVENTS_ON | smmu.COMMANDS_ON
+
+
+def test_an_smmu_keeps_its_bases_in_a_reset(memory: AddressSpace) -> None:
+    device = smmu_on(memory)
+    tell(device, *BASES)
+    device.reset()
+    tell(device, (smmu.CR0, 4, ON))
+    ask(device)
+    assert not device.lost
+    assert memory.read(EVENTS, 1) == (0, b"\x04"), "a stream table entry that is not valid"
+
+
+@pytest.mark.parametrize("forgotten", [None, *range(4)])
+def test_an_smmu_that_was_lost_does_not_guess_its_bases(
+    memory: AddressSpace, forgotten: int | None
+) -> None:
+    """What it was told while nobody followed is still there after a reset."""
+    device = smmu_on(memory, lost="missed something")
+    assert not device.lost
+    tell(device, *(each for at, each in enumerate(BASES) if at != forgotten))
+    tell(device, (smmu.CR0, 4, ON))
+    ask(device)
+    assert bool(device.lost) is (forgotten is not None)
+    device.reset()
+    assert not device.lost
+
+
+def test_half_a_base_of_an_smmu_is_not_enough(memory: AddressSpace) -> None:
+    device = smmu_on(memory, lost="missed something")
+    tell(device, (smmu.CMDQ, 4, COMMANDS | 3), (smmu.CR0, 4, smmu.COMMANDS_ON))
+    assert "while it was not followed" in device.lost
+    device = smmu_on(memory, lost="missed something")
+    tell(device, (smmu.CMDQ, 4, COMMANDS | 3), (smmu.CMDQ + 4, 4, 0),
+         (smmu.CR0, 4, smmu.COMMANDS_ON))
+    assert not device.lost
+
+
+def test_more_commands_than_can_be_waited_for(memory: AddressSpace) -> None:
+    device = smmu_on(memory)
+    tell(device, (smmu.CMDQ, 8, COMMANDS | 19))
+    for offset, data, floods in (
+        (smmu.CMDQ_PROD, b"\0\x10\0\0", False), (smmu.CMDQ_PROD, b"\1\x10\0\0", True),
+        (smmu.CMDQ_PROD + 0x1_0000, b"\1\x10\0\0", True), (smmu.EVENTQ, b"\1\x10\0\0", False),
+        (smmu.CMDQ_PROD - 4, bytes(4) + b"\1\x10\0\0", True), (smmu.GBPA, b"\xff" * 4, False),
+    ):
+        assert device.floods(SMMU_REGISTERS, offset, data) is floods, hex(offset)
+        assert device.kicks(SMMU_REGISTERS, offset, data) or not floods
+    tell(device, (smmu.CMDQ, 8, COMMANDS | 3))
+    assert not device.floods(SMMU_REGISTERS, smmu.CMDQ_PROD, b"\1\x10\0\0")
+    assert device.floods(SMMU_REGISTERS, smmu.CMDQ, bytes(8) + b"\1\x10\0\0"), "in one write"
 
 
 def virtio(memory: AddressSpace) -> VirtioIommu:

@@ -196,17 +196,13 @@ class VirtioIommuRecipe:
     name = "virtio-iommu: DMA through mappings that change"
     _KIND = "virtio-iommu"
 
-    def __init__(self, *, probes: bool = True) -> None:
-        #: Whether it asks for properties too: QEMU 7.2 ends when anything is asked behind that.
-        self._probes = probes
-
     def fits(self, layout: Layout) -> bool:
         return any(each.region == COMMON + self._KIND for each in layout.ranges())
 
     def operations(self, rng: Random, layout: Layout, scratch: Scratch) -> Sequence[Operation]:
         [common, *_] = [each for each in layout.ranges() if each.region == COMMON + self._KIND]
         transport = Modern(common, NOTIFY + self._KIND, 4)
-        use = _VirtioIommu(rng, scratch, transport, probes=self._probes)
+        use = _VirtioIommu(rng, scratch, transport)
         ops = use.start()
         for _ in range(rng.randint(1, 3)):
             ops += use.change()
@@ -221,10 +217,7 @@ class VirtioIommuRecipe:
 class _VirtioIommu:
     """A driver: what it asks for is put on queue 0; queue 1 has room for faults."""
 
-    def __init__(
-        self, rng: Random, scratch: Scratch, transport: Modern, *, probes: bool
-    ) -> None:
-        self._probes = probes
+    def __init__(self, rng: Random, scratch: Scratch, transport: Modern) -> None:
         self._rng = rng
         self._scratch = scratch
         self._transport = transport
@@ -279,7 +272,7 @@ class _VirtioIommu:
             return self._map(1, 0, 0xFEDF_FFFF, 0, rng.choice((3, 3, 3, 1, 2)))
         if what < 0.9:
             return self._attach(rng.choice((*_SLOTS, 0, 31)) << 3)
-        if what < 0.95 or not self._probes:
+        if what < 0.95:
             return struct.pack("<B3xII8x", 2, domain, rng.choice(_SLOTS) << 3), 4
         return struct.pack("<B3xI64x", 5, rng.choice(_SLOTS) << 3), rng.choice((516, 516, 600))
 

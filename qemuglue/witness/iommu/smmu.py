@@ -20,7 +20,7 @@ from qemuglue.memory.region import MASK64, MAX_SIZE, MemoryRegion
 from qemuglue.witness.dma.device import Place, Port, When
 from qemuglue.witness.iommu import smmu_decode as decode
 from qemuglue.witness.iommu.smmu_decode import Event, Features, Stream
-from qemuglue.witness.iommu.smmu_queue import Queue, perform
+from qemuglue.witness.iommu.smmu_queue import LARGEST, Queue, perform
 from qemuglue.witness.iommu.smmu_walk import Fault, Walker
 from qemuglue.witness.iommu.tables import Bindings, bits, functions, nowhere, on_bus_zero, through
 
@@ -42,6 +42,8 @@ MAX_COMMANDS = 4096
 
 #: Since when there is a second stage, and what came with it.
 STAGE_2_SINCE = (8, 1)
+
+_KEPT = "where its tables and queues are was told while it was not followed"
 
 _CLASS_CD, _CLASS_TT, _CLASS_IN = 0, 1, 2
 
@@ -68,7 +70,21 @@ class Smmu:
         self._registers: dict[int, int] = {}
         self._bindings = Bindings()
         self._consume = False
+        #: Bits of registers that were written while nobody followed, and that a reset leaves.
+        self._unsure: dict[int, int] = {}
         self.reset()
+
+    def revived(self, why: str) -> None:
+        """Where its tables and queues are is what it was told meanwhile, until it is told
+        again."""
+        self._unsure = dict.fromkeys((STRTAB, STRTAB_CFG, CMDQ, EVENTQ), MASK64)
+        self.commands.log2 = self.events.log2 = LARGEST
+
+    def _sure(self, *registers: int) -> bool:
+        """Whether these are known; it is lost where they are needed and are not."""
+        if any(self._unsure.get(each) for each in registers):
+            self.lost = _KEPT
+        return not self.lost
 
     def reset(self) -> None:
         """The machine was reset (``smmuv3_init_regs``): table and queue bases stay."""
@@ -100,6 +116,7 @@ class Smmu:
             self._write_word(offset, value)
 
     def _set_base(self, offset: int, value: int, mask: int) -> None:
+        self._unsure[offset] = self._unsure.get(offset, 0) & ~mask
         if offset == STRTAB:
             self._registers[STRTAB] = self._registers.get(STRTAB, 0) & ~mask | value
             return
@@ -118,6 +135,7 @@ class Smmu:
                 self._registers[GBPA] = value & 0x7FFF_FFFF
         elif offset == STRTAB_CFG:
             self._registers[STRTAB_CFG] = value
+            self._unsure.pop(STRTAB_CFG, None)
             if bits(value, 16, 2) == 1:
                 self._split, self._two_levels = bits(value, 6, 5), True
         elif offset == CMDQ_PROD:
@@ -156,17 +174,23 @@ class Smmu:
         return None
 
     def kicks(self, region: MemoryRegion, offset: int, data: bytes) -> bool:
-        """Commands are performed inside the write."""
-        return False
+        """Commands are performed inside the write; there may be too many."""
+        last = offset + len(data) - 1
+        return region.name == REGION and any(
+            offset <= page + each + 3 and page + each <= last
+            for page in (0, _PAGES) for each in (CR0, GERRORN, CMDQ_PROD))
 
     def floods(self, region: MemoryRegion, offset: int, data: bytes) -> bool:
-        """Whether the write would start more commands than can be waited for."""
-        if region.name != REGION or offset & ~_PAGES & ~3 not in (CR0, GERRORN, CMDQ_PROD):
+        """Whether the write would start more commands than can be waited for. A longer one may
+        change the queue's size on its way."""
+        if not self.kicks(region, offset, data):
             return False
-        prod = self.commands.prod
-        if offset & ~_PAGES == CMDQ_PROD and len(data) == 4:
-            prod = int.from_bytes(data, "little")
-        return self.commands.waiting(prod) > MAX_COMMANDS
+        prod, size = self.commands.prod, self.commands.log2 if len(data) <= 8 else LARGEST
+        for page in (0, _PAGES):
+            at = page + CMDQ_PROD - offset
+            if 0 <= at <= len(data) - 4:
+                prod = int.from_bytes(data[at : at + 4], "little")
+        return replace(self.commands, log2=size).waiting(prod) > MAX_COMMANDS
 
     def when(self) -> When:
         return When.NOW if self._consume else When.NEVER
@@ -174,7 +198,7 @@ class Smmu:
     def act(self, port: Port) -> None:
         """``smmuv3_cmdq_consume``."""
         self._consume = False
-        if not self._registers[CR0] & COMMANDS_ON:
+        if not self._registers[CR0] & COMMANDS_ON or not self._sure(CMDQ):
             return
         queue, error = self.commands, 0
         while not queue.empty and not self._pending() & COMMAND_ERROR:
@@ -248,6 +272,8 @@ class Smmu:
 
     def _decode(self, stream_id: int) -> Stream | Refusal:
         """``smmuv3_decode_config``."""
+        if not self._sure(STRTAB, STRTAB_CFG):
+            return Refusal()
         data = self._entry(stream_id)
         if isinstance(data, Event):
             return Refusal(data)
@@ -350,7 +376,7 @@ class Smmu:
 
     def _record(self, event: Event | None, stream_id: int, addr: int) -> None:
         """``smmuv3_record_event``."""
-        if event is None or not self._registers[CR0] & EVENTS_ON:
+        if event is None or not self._registers[CR0] & EVENTS_ON or not self._sure(EVENTQ):
             return
         queue = self.events
         data = decode.record(event, stream_id, addr)

@@ -52,9 +52,13 @@ _FAULT_READ, _FAULT_WRITE, _FAULT_ADDRESS = 1, 2, 1 << 8
 FORGETS_UNTIL = (10,)
 #: Since when detaching forgets the endpoint.
 DETACHES_SINCE = (8,)
-#: Since when an answer that does not fit is an error; before, QEMU ends by an assertion, and
-#: what follows a probe in one notify is answered as long as the probe.
-CHECKS_SINCE = (8,)
+#: Since when an answer that does not fit is an error; 7.2 ends by an assertion. Which version
+#: between the two changed it is not known.
+CHECKS_SINCE = (10,)
+
+#: 7.2.0 takes what follows a probe in one notify to have an answer as long as the probe's. Of
+#: these it is known that they do not: 7.2.22 by measurement, 10.0.2 by its source.
+SIZES_ANEW = ((7, 2, 22), (7, 3)), (CHECKS_SINCE, (1 << 16,))
 
 #: Since when a mapping that ends before it begins is refused, whatever else is wrong. Measured:
 #: 10.0.2 takes it, 11.1.3 does not.
@@ -171,6 +175,7 @@ class VirtioIommu:
         if queue.index:
             return
         ring, after_probe = self.device.ring, False
+        anew = any(first <= self.version < stop for first, stop in SIZES_ANEW)
         most = queue.num if self.version >= BOUNDED_SINCE else 1 << 16
         for _ in range(most):
             chain = ring.pop(queue)
@@ -181,7 +186,9 @@ class VirtioIommu:
                 ring.detach(queue, chain, 0)
                 raise Broken("virtio-iommu bad head/tail size")
             probe = chain.out_bytes(0, 1)[0] == _PROBE
-            if self.version < CHECKS_SINCE and (after_probe or (probe and room < _PROPERTIES + 4)):
+            if (after_probe and not anew) or (
+                probe and room < _PROPERTIES + 4 and self.version < CHECKS_SINCE
+            ):
                 self.device.lose("QEMU answers beyond what it checks")
                 return
             after_probe = after_probe or probe
