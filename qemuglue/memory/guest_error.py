@@ -10,7 +10,8 @@
         ├── InvalidBackendAddress   the region refused the access
         ├── HostAddressNotAvailable the region's bytes cannot be pointed at
         ├── CallbackOutOfRange      a callback said it moved more than it was given
-        └── GuestAddressOverflow    the access goes on beyond 2^64-1
+        ├── GuestAddressOverflow    the access goes on beyond 2^64-1
+        └── IommuError              the IOMMU does not translate the address (error)
 
 Names and fields are those of ``GuestMemoryError`` in vm-memory 0.18 (``src/guest_memory.rs``);
 ``IOError`` is named ``GuestIOError`` because Python has an IOError of its own. As there, an error
@@ -20,9 +21,13 @@ says nothing of data that was moved before it: only PartialBuffer does.
 from __future__ import annotations
 
 import enum
+from typing import TYPE_CHECKING
 
 from qemuglue.errors import ModelError
 from qemuglue.memory.guest_address import GuestAddress
+
+if TYPE_CHECKING:
+    from qemuglue.memory.guest_memory.iommu import TranslationError
 
 
 class GuestMemoryError(ModelError):
@@ -47,6 +52,8 @@ class ErrorKind(enum.Enum):
     INTERRUPTED = "interrupted"
     UNEXPECTED_EOF = "unexpected end of file"
     WRITE_ZERO = "nothing was written"
+    WOULD_BLOCK = "operation would block"
+    BROKEN_PIPE = "broken pipe"
     OTHER = "other error"
 
 
@@ -102,3 +109,15 @@ class GuestAddressOverflow(GuestMemoryError):
 
     def __str__(self) -> str:
         return "the access goes beyond the last guest address"
+
+
+class IommuError(GuestMemoryError):
+    """The I/O address could not be translated: ``error``, of ``guest_memory.iommu``, says why.
+    The access was not begun."""
+
+    def __init__(self, error: TranslationError) -> None:
+        self.error = error
+        super().__init__(error)
+
+    def __str__(self) -> str:
+        return str(self.error)

@@ -51,8 +51,8 @@ def test_an_error_travels_between_processes(
 
 
 def test_every_variant_of_vm_memory_is_there() -> None:
-    """All but IommuError, which comes with that feature."""
     assert {cls.__name__ for cls in GuestMemoryError.__subclasses__()} == {
         "InvalidGuestAddress", "GuestIOError", "PartialBuffer", "InvalidBackendAddress",
         "HostAddressNotAvailable", "CallbackOutOfRange", "GuestAddressOverflow",
+        "IommuError",
     }
