@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import sys
+from collections.abc import Iterator
 from threading import Thread
 
 import pytest
@@ -232,6 +234,16 @@ def test_failures_say_what_failed_and_belong_to_the_caller() -> None:
     assert fails(tlb, 0x110, 1, READ) == ([(0x110, 1)], []), "the table is not the list"
 
 
+@pytest.fixture
+def hasty() -> Iterator[None]:
+    """Threads take turns as often as Python lets them."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)
+
+
+@pytest.mark.usefixtures("hasty")
 def test_a_lookup_sees_all_of_a_change_or_nothing() -> None:
     tlb = tlb_of((0, 0x1000, 64, READ))
     torn: list[Parts] = []
