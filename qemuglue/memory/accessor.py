@@ -105,10 +105,10 @@ class InvalidInput(AxError):
         super().__init__(guest_addr, size, moved)
 
     def __str__(self) -> str:
-        before = f", {self.moved} bytes behind the start" if self.moved else ""
+        before = f"; {self.moved} before them were moved" if self.moved else ""
         return (
             f"invalid input: {self.size} bytes at guest address "
-            f"{self.guest_addr.raw_value():#x}{before} are not accessible"
+            f"{self.guest_addr.raw_value():#x} are not accessible{before}"
         )
 
 
