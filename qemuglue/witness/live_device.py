@@ -1,0 +1,187 @@
+"""The devices of a mirrored QEMU, reached through qtest: what a live model calls.
+
+The model decides what an access is (which region, at which offset, how it is cut, whether its
+contract takes it); each dispatch is then one sized qtest access at the same address, which QEMU
+performs by its own rules. So QEMU cuts a dispatch into the pieces that the device implements, and
+the region's contract here says one piece for every size. The transcript tells what qtest's reply
+does not: that QEMU refused.
+
+What only the contract refuses is sent too, where qtest can make that access at all, so that
+QEMU refuses it itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from qemuglue.errors import ModelError
+from qemuglue.memory.address_space import AddressSpace
+from qemuglue.memory.attrs import DECODE_ERROR, OK, MemTxAttrs
+from qemuglue.memory.contract import Contract, Reason
+from qemuglue.memory.region import MASK64, MemoryRegion
+from qemuglue.memory.rules import Rules
+from qemuglue.qemu.events import Event
+from qemuglue.qemu.events import Kind as EventKind
+from qemuglue.qemu.process import QemuProcess
+from qemuglue.qemu.qtest_lines import (
+    inb,
+    inl,
+    inw,
+    outb,
+    outl,
+    outw,
+    parse_value,
+    readb,
+    readl,
+    readq,
+    readw,
+    writeb,
+    writel,
+    writeq,
+    writew,
+)
+
+#: Size -> the encoders of its read and its write.
+_MEMORY = {1: (readb, writeb), 2: (readw, writew), 4: (readl, writel), 8: (readq, writeq)}
+_PORTS = {1: (inb, outb), 2: (inw, outw), 4: (inl, outl)}
+
+#: Where nobody knows what a device takes QEMU decides: nothing is refused here, nothing cut.
+ANY_ACCESS = Contract(
+    valid_min=1, valid_max=8, valid_unaligned=True, impl_min=1, impl_max=8, impl_unaligned=True)
+
+
+class NotOneAccess(ModelError):
+    """This was to be one access, and qtest cuts it: it moves byte ranges, which QEMU cuts by their
+    alignment, and to four bytes where a device names no larger size (R6). Whether the device would
+    take it in one cannot be seen through qtest."""
+
+
+@dataclass(slots=True)
+class Told:
+    """What QEMU logged of the accesses made, oldest first; kept only while ``kept`` is set.
+    ``remapped`` says that its memory map may have changed since it was last cleared."""
+
+    kept: bool = False
+    events: list[Event] = field(default_factory=list)
+    remapped: bool = False
+
+    def add(self, events: Iterable[Event]) -> None:
+        for event in events:
+            self.remapped = self.remapped or event.kind is EventKind.FLATVIEW_NEW
+            if self.kept:
+                self.events.append(event)
+
+    def take(self) -> list[Event]:
+        """The events; none are left."""
+        events, self.events = self.events, []
+        return events
+
+
+class LiveDevices:
+    """The devices of one space of a QEMU; serves the model as ops and observer.
+
+    ``contracts`` has the true contract of each region, where it is known; ``rules`` are QEMU's.
+    ``hear`` gives what was logged since the last call. Raises QemuDied where QEMU ends, QemuHang
+    where it does not answer, and NotOneAccess.
+    """
+
+    def __init__(
+        self, process: QemuProcess, space: AddressSpace, rules: Rules,
+        contracts: dict[MemoryRegion, Contract], hear: Callable[[], list[Event]], told: Told, *,
+        ports: bool = False,
+    ) -> None:
+        self._process = process
+        self._space = space
+        self._rules = rules
+        self._contracts = contracts
+        self._hear = hear
+        self._told = told
+        self._single = ports and rules.ports_single_dispatch
+        self._verbs = _PORTS if ports else _MEMORY
+        self._target_big = process.endianness == "big"
+        #: Byte order of the values in requests and replies.
+        big = self._target_big and not self._single
+        self._order: Literal["little", "big"] = "big" if big else "little"
+
+    # -- what the model calls ------------------------------------------------------------------
+
+    def read(
+        self, region: MemoryRegion, offset: int, size: int, attrs: MemTxAttrs
+    ) -> tuple[int, int]:
+        """(result, value in the device's order)."""
+        result, raw = self._access(region, offset, size, None)
+        return result, int.from_bytes(raw, self._device_order(region))
+
+    def write(
+        self, region: MemoryRegion, offset: int, value: int, size: int, attrs: MemTxAttrs
+    ) -> int:
+        """The result."""
+        return self._access(
+            region, offset, size, value.to_bytes(size, self._device_order(region)))[0]
+
+    def invalid(
+        self, region: MemoryRegion, offset: int, size: int, is_write: bool, reason: Reason
+    ) -> None:
+        """The model refused an access: QEMU is asked as well, with zeros."""
+        if self._sent_whole(region, offset, size):
+            self._access(region, offset, size, bytes(size) if is_write else None)
+
+    # -- inside --------------------------------------------------------------------------------
+
+    def _access(
+        self, region: MemoryRegion, offset: int, size: int, data: bytes | None
+    ) -> tuple[int, bytes]:
+        """(result, the bytes in the order of addresses) of one qtest access."""
+        if not self._sent_whole(region, offset, size):
+            verb = "read" if data is None else "write"
+            raise NotOneAccess(
+                f"qtest cuts a {verb} of {size} bytes at {region.name}+{offset:#x}: it cannot be "
+                "made as the one access that it was to be")
+        addr = self._address(region, offset)
+        reader, writer = self._verbs[size]
+        line = reader(addr) if data is None else writer(addr, int.from_bytes(data, self._order))
+        reply = self._process.channel.exchange(line, 1)
+        events = self._hear()
+        self._told.add(events)
+        refused = any(_refuses(event, region, offset, size) for event in events)
+        raw = b""
+        if data is None:
+            value = parse_value(reply.rstrip(b"\n")) & ((1 << 8 * size) - 1)
+            raw = value.to_bytes(size, self._order)
+        return DECODE_ERROR if refused else OK, raw
+
+    def _sent_whole(self, region: MemoryRegion, offset: int, size: int) -> bool:
+        """Whether a qtest access of this size is one dispatch in QEMU (R6, R20)."""
+        if size not in self._verbs:
+            return False
+        contract = self._contracts.get(region, region.contract)
+        return self._single or self._rules.chunk(contract, size, offset) == size
+
+    def _device_order(self, region: MemoryRegion) -> Literal["little", "big"]:
+        contract = self._contracts.get(region, region.contract)
+        return "big" if self._rules.big(contract, self._target_big) else "little"
+
+    def _address(self, region: MemoryRegion, offset: int) -> int:
+        """Where the space shows the offset; a section that shows it runs on behind its end."""
+        view = self._space.view
+        found: int | None = None
+        for section in view.cover if not region.name else view.sections:
+            if section.region is region:
+                at = offset - section.offset
+                if 0 <= at < section.size:
+                    return section.start + at
+                if at >= 0:
+                    found = section.start + at if found is None else found
+        if found is None:
+            raise ModelError(f"{region.name}+{offset:#x} is not in view of {self._space.name!r}")
+        return found & MASK64
+
+
+def _refuses(event: Event, region: MemoryRegion, offset: int, size: int) -> bool:
+    """Whether QEMU says there that it refused (a part of) this access."""
+    return (
+        event.refusal is not None and event.name == (region.name or None)
+        and 0 <= (event.address - offset) & MASK64 < size
+    )
