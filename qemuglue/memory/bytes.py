@@ -10,6 +10,9 @@ of vm-memory 0.18 (``src/bytes.rs``):
 - ``write_slice`` and ``read_slice`` move all or raise: what ``write`` or ``read`` raised, or
   PartialBuffer. What was moved before the error stays moved.
 - ``write_obj`` and ``read_obj`` do that with a value's bytes.
+- ``read_volatile_from`` and ``write_volatile_to`` move up to ``count`` bytes from a stream into
+  memory and from memory to a stream, and return how many; the ``exact`` and ``all`` forms move
+  all or raise. What streams are, ``streams`` says.
 - ``store`` and ``load`` are one access of the value's size, never cut.
 """
 
@@ -22,6 +25,7 @@ from typing import ClassVar, Generic, Protocol, Self, TypeVar
 from qemuglue.errors import ModelError
 from qemuglue.memory.endian import EndianInt, untyped
 from qemuglue.memory.guest_error import PartialBuffer
+from qemuglue.memory.streams import MAX_TRANSFER, reader, retry_eintr, writer
 
 Readable = bytes | bytearray | memoryview
 Writable = bytearray | memoryview
@@ -99,6 +103,47 @@ class Bytes(ABC, Generic[A]):
         self.read_slice(buf, addr)
         return cls.from_raw(buf)
 
+    def read_volatile_from(self, addr: A, src: object, count: int) -> int:
+        """Read up to ``count`` bytes from ``src``, once, and write them at ``addr``; how many were
+        written, which is 0 at the end of ``src``. Raises GuestIOError for what the stream raises
+        (it is asked again where it was interrupted), and what ``write`` raises. Bytes that were
+        read and could not be written are lost."""
+        source = reader(src)
+        wanted = min(_count(count), MAX_TRANSFER)
+        return self.write(retry_eintr(lambda: source.read_volatile(wanted)), addr)
+
+    def read_exact_volatile_from(self, addr: A, src: object, count: int) -> None:
+        """Read exactly ``count`` bytes from ``src`` and write them at ``addr``. Raises as
+        ``read_volatile_from`` does, and PartialBuffer with the number of bytes written."""
+        source = reader(src)
+        data = bytearray()
+        while len(data) < _count(count):
+            wanted = count - len(data)
+            part = retry_eintr(lambda: source.read_volatile(wanted))  # noqa: B023
+            if not part:
+                break
+            data += part
+        done = self.write(data, addr)
+        if done != count:
+            raise PartialBuffer(count, done)
+
+    def write_volatile_to(self, addr: A, dst: object, count: int) -> int:
+        """Read up to ``count`` bytes at ``addr`` and write them to ``dst``; how many. All that
+        was read is written, for a second read of a device might give something else: a stream
+        that takes less is GuestIOError (WRITE_ZERO). Raises what ``read`` raises."""
+        sink = writer(dst)
+        buf = bytearray(min(_count(count), MAX_TRANSFER))
+        done = self.read(buf, addr)
+        sink.write_all_volatile(bytes(buf[:done]))
+        return done
+
+    def write_all_volatile_to(self, addr: A, dst: object, count: int) -> None:
+        """Read exactly ``count`` bytes at ``addr`` and write them to ``dst``. Raises as
+        ``write_volatile_to`` does, and PartialBuffer with the number of bytes moved."""
+        done = self.write_volatile_to(addr, dst, count)
+        if done != count:
+            raise PartialBuffer(count, done)
+
     @abstractmethod
     def store(self, value: ByteValued, addr: A, order: Ordering = Ordering.RELAXED) -> None:
         """Write ``value`` in one access. Raises GuestMemoryError if that cannot be done, and
@@ -119,11 +164,21 @@ def byte_valued(value: B) -> B:
 
 
 def size_of(cls: type[ByteValued]) -> int:
-    """Bytes that a value of ``cls`` is in memory. Raises ModelError for other classes."""
+    """Bytes that a value of ``cls`` is in memory; a structure may have none. Raises ModelError
+    for other classes."""
     size = getattr(cls, "size", None)
-    if isinstance(cls, type) and isinstance(size, int) and size and hasattr(cls, "from_raw"):
+    if (
+        isinstance(cls, type) and isinstance(size, int) and hasattr(cls, "from_raw")
+        and (size or not issubclass(cls, EndianInt))
+    ):
         return size
     raise untyped(cls)
+
+
+def _count(count: int) -> int:
+    if not isinstance(count, int) or count < 0:
+        raise ModelError(f"a count of bytes is 0 or more, got {count!r}")
+    return count
 
 
 def readable(buf: Readable) -> bytes:
