@@ -14,7 +14,7 @@ import ctypes
 import errno
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from qemuglue.errors import EnvironmentFailure, UsageError
@@ -90,6 +90,29 @@ def differing_ranges(
                 start = -1
         if start >= 0:
             yield start, size - start
+
+
+def differing_parts(
+    left: bytes | bytearray | memoryview, right: bytes | bytearray | memoryview,
+    parts: Iterable[tuple[int, int]],
+) -> list[tuple[int, int]]:
+    """Those of ``parts``, (offset, size) within both, whose bytes are not the same on both sides.
+
+    For thousands of pages here and there: 0.3 us and a ``memcmp`` each. Both must be contiguous
+    and equally long, and each part inside (:class:`UsageError`).
+    """
+    memcmp = _libc.memcmp
+    found = []
+    with _Pinned(left) as (a, size), _Pinned(right) as (b, other):
+        if size != other:
+            raise UsageError(f"cannot compare {size} bytes with {other} bytes")
+        for part in parts:
+            offset, count = part
+            if offset < 0 or count < 0 or offset + count > size:
+                raise UsageError(f"{count} bytes at {offset:#x} are not inside {size:#x} bytes")
+            if memcmp(a + offset, b + offset, count):
+                found.append(part)
+    return found
 
 
 def _classified(a: int, b: int, size: int) -> Iterator[tuple[int, bool]]:

@@ -248,9 +248,11 @@ class QtestChannel:
         chunks = [self._early]
         lines, size = self._early.count(b"\n"), len(self._early)
         self._early = b""
+        looked = False  # whoever judged a batch meanwhile finds all replies of the next one here
         while lines < replies:
-            if replies - lines > PAUSE_OVER_REPLIES:
+            if looked and replies - lines > PAUSE_OVER_REPLIES:
                 time.sleep(PAUSE_S)
+            looked = True
             try:
                 chunk = self._receive(deadline, wanting_to_send=False)
             except TimeoutError:

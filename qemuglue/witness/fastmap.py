@@ -14,6 +14,7 @@ from qemuglue.memory.flatview import MemoryRegionSection
 from qemuglue.memory.region import MemoryRegion, RegionKind
 from qemuglue.witness.barriers import Barriers
 from qemuglue.witness.dma import Following
+from qemuglue.witness.dma.device import Stretches
 from qemuglue.witness.plan import DevicePlan
 from qemuglue.witness.ram import TrackedBacking
 from qemuglue.witness.verdict import Kind
@@ -54,8 +55,8 @@ class FastMap:
     """
 
     __slots__ = (
-        "delta", "dirty", "kinds", "known", "limits", "plans", "rbarrier", "rdata", "read_barriers",
-        "sections", "starts", "wbarrier", "wdata", "write_barriers",
+        "delta", "dirty", "heeds", "kinds", "known", "limits", "plans", "rbarrier", "rdata",
+        "read_barriers", "sections", "starts", "wbarrier", "wdata", "write_barriers",
     )
 
     def __init__(
@@ -83,6 +84,8 @@ class FastMap:
             self.known.update(before.known)
         self.rbarrier: list[str | None] = []
         self.wbarrier: list[str | None] = []
+        #: Where a write can be a "kick" at all, by offset in the region; None: anywhere.
+        self.heeds: list[Stretches | None] = []
         for section in view.cover:
             backing = section.region.backing
             tracked = backing if isinstance(backing, TrackedBacking) else None
@@ -103,12 +106,22 @@ class FastMap:
             if avoided(section.region.name) is not None:
                 solo = "avoid"
             decoded = following is not None and following.of(section.region) is not None
+            heeds = None
+            if following is not None and not _depends(barriers, section.region):
+                heeds = following.heeds(section.region)
+            self.heeds.append(heeds)
             self.rbarrier.append(solo or _barrier(barriers, section.region, False))
             self.wbarrier.append(
-                solo or ("kick" if decoded else _barrier(barriers, section.region, True)))
+                solo or ("kick" if decoded and heeds != () else
+                         _barrier(barriers, section.region, True)))
         #: Whether there is any: most machines have none among their memory.
         self.read_barriers = any(self.rbarrier)
         self.write_barriers = any(self.wbarrier)
+
+
+def _depends(barriers: Barriers, region: MemoryRegion) -> bool:
+    """Whether a write may end its batch for another reason than its decoded device."""
+    return barriers.always(region) or barriers.may(region, True)
 
 
 def _barrier(barriers: Barriers, region: MemoryRegion, is_write: bool) -> str | None:

@@ -142,6 +142,8 @@ class FastRoad:
                 if found is None or value is None:
                     break
                 owed, form = found
+                if not owed and form.quiet and plan.ignored(place, size):
+                    owed = form.quiet
                 if owed:
                     if text[pos] != owed % (plan.base + place, value) and (
                         is_write or not form.lines[0].holds(text[pos], plan.base + place, value)

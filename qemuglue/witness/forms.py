@@ -82,8 +82,10 @@ class Form:
     #: The end of ``feature``: (region, size, refusal) of each line, and the MemTxResult.
     shape: tuple[object, ...]
     result: int
-    #: A decoded device has to be told of the call.
+    #: A decoded device has to be told of the call, unless it does not heed the place: then
+    #: ``quiet`` is what ``plain`` would be.
     heard: bool = False
+    quiet: bytes = b""
 
     @property
     def can_be_heard(self) -> bool:

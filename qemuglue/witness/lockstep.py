@@ -20,6 +20,7 @@ from qemuglue.memory.region import MemoryRegion, RegionKind
 from qemuglue.program.operation import Operation
 from qemuglue.qemu.events import Kind as EventKind
 from qemuglue.qemu.qtest import QtestDied, QtestHang
+from qemuglue.witness.dma.device import apart
 from qemuglue.witness.face import SIZED_READS, SIZED_WRITES, encode_all
 from qemuglue.witness.fastroad import SIZED
 from qemuglue.witness.judging import READS, BatchJudge, Suspicion
@@ -185,12 +186,17 @@ class LockStep:
             if way is not None:  # most lie inside one section that nothing is known of
                 i = bisect_right(starts, addr) - 1
                 barred = wbarrier[i] if way[1] else rbarrier[i]
-                if addr + way[0] <= limits[i] and (barred is None or (
-                    barred in ("kick", "learnt") and self._rule(
-                        fast.sections[i].region, addr + fast.delta[i], way[0],
-                        self._written(op) if way[1] else None) is None
-                )):
-                    continue
+                if addr + way[0] <= limits[i]:
+                    if barred is None:
+                        continue
+                    place = addr + fast.delta[i]
+                    if barred == "kick" and apart(fast.heeds[i], place, way[0]):
+                        continue
+                    if barred in ("kick", "learnt") and self._rule(
+                        fast.sections[i].region, place, way[0],
+                        self._written(op) if way[1] else None
+                    ) is None:
+                        continue
             if verb == "reset":
                 return index, None
             barrier = self._is_barrier(op, addr)

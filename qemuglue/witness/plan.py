@@ -16,6 +16,7 @@ from qemuglue.memory.attrs import UNSPECIFIED
 from qemuglue.memory.region import MASK64, MemoryRegion, RegionKind
 from qemuglue.witness.contracts import Veto
 from qemuglue.witness.dma import Following, forwards
+from qemuglue.witness.dma.device import Stretches, apart
 from qemuglue.witness.evidence import Evidence
 from qemuglue.witness.face import OK_REPLY, PORT_READS, PORT_WRITES, SIZED_READS, SIZED_WRITES
 from qemuglue.witness.forms import Access, Form, form_of
@@ -52,8 +53,9 @@ class DevicePlan:
     """
 
     __slots__ = (
-        "_contract", "_device", "_epoch", "_following", "_is_root", "_kind", "_reply", "_rules",
-        "_single", "_space", "_usable", "_vetoing", "base", "checked", "forms", "mask", "region",
+        "_contract", "_device", "_epoch", "_following", "_heeds", "_is_root", "_kind", "_reply",
+        "_rules", "_single", "_space", "_usable", "_vetoing", "base", "checked", "forms", "mask",
+        "region",
     )
 
     def __init__(
@@ -74,6 +76,7 @@ class DevicePlan:
         self._vetoing = False
         self._usable = False
         self._device: object = None
+        self._heeds: Stretches | None = None
         #: The region's address on its bus.
         self.base = 0
         #: Whatever ``check`` was last called with.
@@ -98,6 +101,7 @@ class DevicePlan:
             and not forwards(region) and not self._rules.blocked(False)
         )
         device = None if self._following is None else self._following.of(region)
+        self._heeds = None if self._following is None else self._following.heeds(region)
         if usable is not self._usable or device is not self._device:
             self._usable, self._device = usable, device
             self.forms = {}
@@ -143,10 +147,16 @@ class DevicePlan:
         if form.calls and self._following is not None and (
             self._following.hears(self.region, is_write)
         ):
-            heard = replace(form, plain=b"", heard=True)
+            heard = replace(
+                form, plain=b"", heard=True, quiet=form.plain if is_write else b"")
             found = (b"", heard) if form.can_be_heard else None
         self.forms[key] = found
         return found
+
+    def ignored(self, offset: int, size: int) -> bool:
+        """Whether a write there means nothing to the region's decoded device, and no ioeventfd
+        may take it (a decoded device puts them there and takes them away)."""
+        return apart(self._heeds, offset, size) and not self.region.ioeventfds
 
     def reads(
         self, evidence: Evidence, offset: int, size: int, reply: bytes, marks: set[Form] | None
@@ -195,7 +205,7 @@ class DevicePlan:
             return False
         if form.result:
             evidence.results[form.result] += 1
-        if form.heard:
+        if form.heard and not (is_write and self.ignored(offset, size)):
             self._tell(evidence, form, offset, _turned(form, value, size), is_write)
             evidence.step_to(evidence.pos, self.region)
         else:

@@ -105,6 +105,12 @@ class RamSource(Protocol):
     def differing(self, offset: int, expected: memoryview) -> Iterator[tuple[int, int]]:
         """(start from ``offset``, size) of each maximal run of bytes that differ, in order."""
 
+    def differing_parts(
+        self, expected: memoryview, parts: Iterable[tuple[int, int]]
+    ) -> list[tuple[int, int]]:
+        """Those of ``parts``, (offset, size), where the source is not as ``expected``, which
+        is all of it."""
+
     def extents(self) -> Iterable[tuple[int, int]]:
         """(offset, size) of what may be non-zero."""
 
@@ -186,11 +192,12 @@ class RamWitness:
             if not backing.dirty:
                 continue
             with memoryview(backing.data) as data:
-                for first, count in _runs(backing.dirty):
-                    offset = first << PAGE_BITS
-                    part = data[offset : offset + (count << PAGE_BITS)]
-                    if next(source.differing(offset, part), None) is None:
-                        continue  # as nearly always, and thousands of times
+                parts = [
+                    (first << PAGE_BITS, min(count << PAGE_BITS, len(data) - (first << PAGE_BITS)))
+                    for first, count in _runs(backing.dirty)
+                ]
+                for offset, size in source.differing_parts(data, parts):
+                    part = data[offset : offset + size]
                     found.extend(_differences(region, source, offset, part))
             backing.clean()
         return found

@@ -10,7 +10,7 @@ from qemuglue.memory.address_space import AddressSpace
 from qemuglue.memory.region import MemoryRegion
 from qemuglue.qemu.backings import ProcBacking, SharedBacking
 from qemuglue.qemu.guest_ram import Hva, ProcMem, SharedRam, hva_of
-from qemuglue.qemu.libc import differing_ranges
+from qemuglue.qemu.libc import differing_parts, differing_ranges
 from qemuglue.qemu.process import QemuProcess
 from qemuglue.witness.pagemap import PageMap
 from qemuglue.witness.ram import MAX_COVERED, Coverage, RamSource
@@ -46,6 +46,11 @@ class SharedSource:
             return _NOTHING
         return differing_ranges(ours, expected)
 
+    def differing_parts(
+        self, expected: memoryview, parts: Iterable[tuple[int, int]]
+    ) -> list[tuple[int, int]]:
+        return differing_parts(self._ram.view, expected, parts)
+
     def extents(self) -> Iterable[tuple[int, int]]:
         return data_extents(self._ram.fd, self._ram.size)
 
@@ -75,6 +80,14 @@ class ProcSource:
                 continue
             for start, size in differing_ranges(theirs, part):
                 yield at + start, size
+
+    def differing_parts(
+        self, expected: memoryview, parts: Iterable[tuple[int, int]]
+    ) -> list[tuple[int, int]]:
+        return [
+            (offset, size) for offset, size in parts
+            if next(self.differing(offset, expected[offset : offset + size]), None) is not None
+        ]
 
     def extents(self) -> Iterable[tuple[int, int]]:
         if self._pages is not None:

@@ -100,6 +100,12 @@ class Theirs:
             if self.data[offset + i] != expected[i]:
                 yield i, 1
 
+    def differing_parts(
+        self, expected: memoryview, parts: Iterable[tuple[int, int]]
+    ) -> list[tuple[int, int]]:
+        return [(offset, size) for offset, size in parts
+                if list(self.differing(offset, expected[offset : offset + size]))]
+
     def extents(self) -> Iterable[tuple[int, int]]:
         return [(0, len(self.data))]
 

@@ -37,6 +37,25 @@ def test_differing_ranges_against_a_byte_loop(data: st.DataObject) -> None:
     assert list(libc.differing_ranges(memoryview(left), memoryview(right))) == expected
 
 
+@given(st.binary(min_size=1, max_size=300), st.data())
+def test_differing_parts_are_those_whose_bytes_differ(left: bytes, data: st.DataObject) -> None:
+    right = bytearray(left)
+    for at in data.draw(st.lists(st.integers(0, len(left) - 1), max_size=4)):
+        right[at] ^= 0x40
+    place = st.tuples(st.integers(0, len(left)), st.integers(0, 40))
+    parts = [(at, min(size, len(left) - at)) for at, size in data.draw(st.lists(place))]
+    expected = [(at, size) for at, size in parts if left[at:at + size] != right[at:at + size]]
+    assert libc.differing_parts(left, memoryview(right), parts) == expected
+
+
+@pytest.mark.parametrize("part", [(-1, 1), (0, 5), (4, 1), (0, -1), (5, 0)])
+def test_a_part_outside_is_refused(part: tuple[int, int]) -> None:
+    with pytest.raises(UsageError, match="not inside"):
+        libc.differing_parts(b"abcd", b"abcd", [part])
+    with pytest.raises(UsageError, match="cannot compare"):
+        libc.differing_parts(b"abcd", b"abc", [])
+
+
 def test_differing_ranges_across_large_blocks() -> None:
     left = bytearray(3 << 20)
     right = bytearray(3 << 20)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from witness_events import device, space_of
 
 from qemuglue.memory import MemoryRegion, RegionKind
-from qemuglue.qemu.libc import differing_ranges
+from qemuglue.qemu.libc import differing_parts, differing_ranges
 from qemuglue.witness.ram import (
     MAX_DIFFERENCES,
     PAGE,
@@ -49,6 +49,13 @@ class FakeSource:
     def differing(self, offset: int, expected: memoryview) -> Iterator[tuple[int, int]]:
         self.reads.append((offset, len(expected)))
         yield from differing_ranges(bytes(self.data[offset : offset + len(expected)]), expected)
+
+    def differing_parts(
+        self, expected: memoryview, parts: Iterable[tuple[int, int]]
+    ) -> list[tuple[int, int]]:
+        parts = list(parts)
+        self.reads.extend(parts)
+        return differing_parts(self.data, expected, parts)
 
     def extents(self) -> Iterable[tuple[int, int]]:
         for page in range(len(self.data) // PAGE):

@@ -60,6 +60,20 @@ class Port(Protocol):
         have ended its batch."""
 
 
+#: Parts of a region: (first offset, end), the end excluded.
+Stretches = tuple[tuple[int, int], ...]
+
+
+def apart(stretches: Stretches | None, offset: int, size: int) -> bool:
+    """Whether ``size`` bytes at ``offset`` touch none of the stretches; None is all there is."""
+    if stretches is None:
+        return False
+    for first, end in stretches:  # noqa: SIM110 - asked for every write; a generator costs more
+        if offset < end and first < offset + size:
+            return False
+    return True
+
+
 class DmaDevice(Protocol):
     """One decoded device of one running QEMU.
 
@@ -78,6 +92,9 @@ class DmaDevice(Protocol):
     lost: str
     # A device may have more, which are looked up by name:
     #   delay_s: float       TIMER: seconds of the virtual clock until it acts (0 if left out)
+    #   heeds(region)        stretches of the region's offsets (``Stretches``): a write outside
+    #                        them, whatever it writes and whenever, changes nothing in the model
+    #                        and never kicks, so it need not be told; None: any may
     #   hears_reads: bool    False: ``was_read`` is not called, and reads are judged faster
     #   reading(region, offset, size, port) -> int | None
     #                        a read is about to reach it: what it reads by DMA before it answers,

@@ -23,7 +23,7 @@ from typing import Final
 
 from qemuglue.memory.attrs import UNSPECIFIED
 from qemuglue.memory.region import MASK64, MemoryRegion
-from qemuglue.witness.dma.device import DmaDevice, Place, Port, When
+from qemuglue.witness.dma.device import DmaDevice, Place, Port, Stretches, When
 
 REGION: Final = "edu-mmio"
 
@@ -118,6 +118,10 @@ class Edu:
         return any(
             data[at - offset] & RUN for at in lowest if offset <= at < offset + len(data)
         )
+
+    def heeds(self, region: MemoryRegion) -> Stretches:
+        """The registers of its DMA, 8 bytes each; interrupts and the factorial move nothing."""
+        return ((SRC, CMD + 8),) if region.name == REGION else ()
 
     def floods(self, region: MemoryRegion, offset: int, data: bytes) -> bool:
         """Whether the transfer that this write starts leaves the device's own memory, or may:

@@ -17,7 +17,7 @@ from typing import Any
 
 from qemuglue.memory.address_space import AddressSpace
 from qemuglue.memory.region import MemoryRegion
-from qemuglue.witness.dma.device import DmaDevice, Maker, Place, When
+from qemuglue.witness.dma.device import DmaDevice, Maker, Place, Stretches, When
 from qemuglue.witness.dma.pci_config import CONFIG_REGIONS, ConfigWrites
 from qemuglue.witness.dma.port import ModelPort, Unknown, Wild
 from qemuglue.witness.iommu.tables import Translates, blind
@@ -190,6 +190,15 @@ class Following:
         if is_write and region.name in CONFIG_REGIONS:
             return True
         return device is not None and (is_write or getattr(device, "hears_reads", True))
+
+    def heeds(self, region: MemoryRegion) -> Stretches | None:
+        """Where writes to the region mean something to the model; None: anywhere, or nobody
+        has said."""
+        if region.name in CONFIG_REGIONS:
+            return None
+        heeds = getattr(self.of(region), "heeds", None)
+        found: Stretches | None = None if heeds is None else heeds(region)
+        return found
 
     # -- what reaches a device -----------------------------------------------------------------
 

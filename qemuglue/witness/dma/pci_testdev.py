@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from qemuglue.memory.region import MemoryRegion
-from qemuglue.witness.dma.device import DmaDevice, Place, Silent
+from qemuglue.witness.dma.device import DmaDevice, Place, Silent, Stretches
 from qemuglue.witness.dma.virtio_device import RESIZES
 
 MMIO, PORTS = "pci-testdev-mmio", "pci-testdev-portio"
@@ -39,6 +39,10 @@ class PciTestdev(Silent):
     def wrote(self, region: MemoryRegion, offset: int, size: int, value: int) -> None:
         if offset == 0 and region.name in (MMIO, PORTS):
             self._choose((region.name, value) if value < _TESTS else None)
+
+    def heeds(self, region: MemoryRegion) -> Stretches:
+        """The register that chooses a test."""
+        return ((0, 1),) if region.name in (MMIO, PORTS) else ()
 
     def mapped(self, regions: Mapping[str, MemoryRegion]) -> None:
         """The map changed: other regions may stand for the same BARs."""

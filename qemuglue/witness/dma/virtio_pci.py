@@ -14,7 +14,7 @@ from functools import partial
 
 from qemuglue.memory.address_space import AddressSpace
 from qemuglue.memory.region import MemoryRegion, RegionKind
-from qemuglue.witness.dma.device import When
+from qemuglue.witness.dma.device import Stretches, When
 from qemuglue.witness.dma.virtio_device import (
     ACKNOWLEDGE,
     DRIVER,
@@ -101,6 +101,14 @@ class VirtioPci(Transport):
         if region.name == LEGACY:
             return any(offset <= at <= last for at in (_L_PFN, _L_NOTIFY, _L_STATUS))
         return region.name == MSIX_TABLE
+
+    def heeds(self, region: MemoryRegion) -> Stretches | None:
+        """The common registers; all of notifies, legacy registers and MSI-X; nothing of what the
+        decoded kinds keep for themselves, which no DMA depends on."""
+        name = region.name
+        if name.startswith(COMMON):
+            return ((0, _Q_RESET + 8),)
+        return None if name.startswith(NOTIFY) or name in (LEGACY, MSIX_TABLE) else ()
 
     def wrote(self, region: MemoryRegion, offset: int, size: int, value: int) -> None:
         name = region.name

@@ -19,7 +19,7 @@ from functools import partial
 from qemuglue.memory.address_space import AddressSpace
 from qemuglue.memory.iommu import IommuAccess, IommuTlbEntry
 from qemuglue.memory.region import MASK64, MemoryRegion
-from qemuglue.witness.dma.device import Place
+from qemuglue.witness.dma.device import Place, Stretches
 from qemuglue.witness.dma.virtio_buffers import scatter
 from qemuglue.witness.dma.virtio_device import VirtioDevice
 from qemuglue.witness.dma.virtio_pci import VirtioPci
@@ -398,6 +398,9 @@ class VirtioIommuPci(VirtioPci):
     def kicks(self, region: MemoryRegion, offset: int, data: bytes) -> bool:
         """Whether all may bypass it decides which map devices see."""
         return region.name == _CONFIG or super().kicks(region, offset, data)
+
+    def heeds(self, region: MemoryRegion) -> Stretches | None:
+        return None if region.name == _CONFIG else super().heeds(region)
 
     def wrote(self, region: MemoryRegion, offset: int, size: int, value: int) -> None:
         if region.name == _CONFIG:
