@@ -23,7 +23,8 @@ from abc import ABC, abstractmethod
 from typing import ClassVar, Generic, Protocol, Self, TypeVar
 
 from qemuglue.errors import ModelError
-from qemuglue.memory.endian import EndianInt, untyped
+from qemuglue.memory.byte_valued import ByteValuedType
+from qemuglue.memory.endian import untyped
 from qemuglue.memory.guest_error import PartialBuffer
 from qemuglue.memory.streams import MAX_TRANSFER, reader, retry_eintr, writer
 
@@ -156,7 +157,7 @@ class Bytes(ABC, Generic[A]):
 
 def byte_valued(value: B) -> B:
     """``value`` itself if it has bytes; else ModelError that tells why a plain integer has none."""
-    if isinstance(value, EndianInt) or (
+    if isinstance(value, ByteValuedType) or (
         not isinstance(value, int | type) and isinstance(getattr(value, "raw", None), bytes)
     ):
         return value
@@ -169,7 +170,7 @@ def size_of(cls: type[ByteValued]) -> int:
     size = getattr(cls, "size", None)
     if (
         isinstance(cls, type) and isinstance(size, int) and hasattr(cls, "from_raw")
-        and (size or not issubclass(cls, EndianInt))
+        and (size or not issubclass(cls, int))
     ):
         return size
     raise untyped(cls)

@@ -20,6 +20,7 @@ from operator import index
 from typing import ClassVar, Literal, Self, SupportsIndex, TypeVar
 
 from qemuglue.errors import ModelError
+from qemuglue.memory.byte_valued import ByteValuedType
 
 ByteOrder = Literal["little", "big"]
 
@@ -31,7 +32,7 @@ _WHY = (
 )
 
 
-class EndianInt(int):
+class EndianInt(ByteValuedType, int):
     """An unsigned integer of a fixed size and byte order; the base of the types below.
 
     It is the number: it compares, hashes and formats as one. Arithmetic gives a plain ``int``,
@@ -50,7 +51,7 @@ class EndianInt(int):
 
     def __init_subclass__(cls, *, size: int, order: ByteOrder) -> None:
         super().__init_subclass__()
-        cls.size = size
+        cls.size = cls.align = size
         cls.order = order
         cls.struct = _struct.Struct(("<" if order == "little" else ">") + _FORMATS[size])
 
