@@ -327,8 +327,9 @@ def test_a_range_that_must_be_whole_and_is_not() -> None:
         iommu.translate_whole(at(IOVA), SIZE * 3, READ)
     with pytest.raises(ModelError, match="no bytes"):
         iommu.translate_whole(at(IOVA), 0, READ)
-    iommu.tlb.set_mapping(IOVA + SIZE, LOW + SIZE, 8, READ)
-    assert iommu.translate_whole(at(IOVA), SIZE + 8, READ).length == SIZE + 8
+    for more, perm in ((0, READ), (8, NO), (16, WRITE)):
+        iommu.tlb.set_mapping(IOVA + SIZE + more, LOW + SIZE + more, 8, perm)
+    assert iommu.translate_whole(at(IOVA + 8), SIZE + 16, NO) == MappedRange(at(LOW + 8), SIZE + 16)
 
 
 def test_addresses_go_on_at_0_and_no_further() -> None:
@@ -368,7 +369,7 @@ def test_a_disabled_iommu_is_not_asked() -> None:
 
 def test_the_memory_behind_is_replaced_in_a_new_one() -> None:
     """As when memory is added: the IOMMU is shared, so both soon know the same mappings."""
-    small = IommuMemory(physical((LOW, SIZE)), FrontEnd())
+    small = IommuMemory(physical((LOW, SIZE)), FrontEnd(), True, AtomicBitmap(IOVA + PAGE))
     small.iommu().tlb.set_mapping(IOVA, LOW, SIZE, READ)
     assert unresolved(small, IOVA, 2 * SIZE, READ) == (IOVA + SIZE, SIZE)
     copy = small.clone()
