@@ -52,6 +52,21 @@ from qemuglue.memory.guest_memory.collection import (
     UnsortedMemoryRegions,
 )
 from qemuglue.memory.guest_memory.file_offset import FileOffset
+from qemuglue.memory.guest_memory.iommu import (
+    CannotResolve,
+    Fragmented,
+    Iommu,
+    IommuMisconfigured,
+    TranslationError,
+)
+from qemuglue.memory.guest_memory.iommu_memory import IommuMemory
+from qemuglue.memory.guest_memory.iotlb import (
+    Iotlb,
+    IotlbFails,
+    IotlbIterator,
+    IovaRange,
+    MappedRange,
+)
 from qemuglue.memory.guest_memory.mapped_file import BackingFile, MappableFile
 from qemuglue.memory.guest_memory.memory import GuestMemory, stop_on_error
 from qemuglue.memory.guest_memory.mmap import (
@@ -80,7 +95,9 @@ from qemuglue.memory.guest_memory.region import (
 
 __all__ = [
     "BackingFile",
+    "CannotResolve",
     "FileOffset",
+    "Fragmented",
     "FromRangesCollection",
     "FromRangesError",
     "FromRangesMmapRegion",
@@ -100,8 +117,16 @@ __all__ = [
     "GuestRegionMmap",
     "InvalidGuestRegion",
     "InvalidPointer",
+    "Iommu",
+    "IommuMemory",
+    "IommuMisconfigured",
+    "Iotlb",
+    "IotlbFails",
+    "IotlbIterator",
+    "IovaRange",
     "MapFixed",
     "MappableFile",
+    "MappedRange",
     "MappingPastEof",
     "MemoryRegionOverlap",
     "Mmap",
@@ -110,6 +135,7 @@ __all__ = [
     "MmapRegionError",
     "NoMemoryRegion",
     "Permissions",
+    "TranslationError",
     "UnsortedMemoryRegions",
     "stop_on_error",
 ]

@@ -177,7 +177,11 @@ class GuestMemory(Bytes[GuestAddress], GuestAddressSpace[Any]):
         done = 0
         try:
             for piece in self.get_slices(addr, len(data), Permissions.Write):
-                done += piece.write(data[done : done + piece.len()], 0)
+                size = piece.len()
+                n = piece.write(data[done : done + size], 0)
+                done += n
+                if n < size:
+                    break
         except VolatileMemoryError as error:
             return done, guest_error_of(error)
         except GuestMemoryError as error:
@@ -188,7 +192,11 @@ class GuestMemory(Bytes[GuestAddress], GuestAddressSpace[Any]):
         done = 0
         try:
             for piece in self.get_slices(addr, len(view), Permissions.Read):
-                done += piece.read(view[done : done + piece.len()], 0)
+                size = piece.len()
+                n = piece.read(view[done : done + size], 0)
+                done += n
+                if n < size:
+                    break
         except VolatileMemoryError as error:
             return done, guest_error_of(error)
         except GuestMemoryError as error:

@@ -17,7 +17,7 @@ from typing import Self
 
 from qemuglue.errors import ModelError
 from qemuglue.memory.backing import Backing, ByteBacking, HostMemory, default_backing
-from qemuglue.memory.bitmap import Bitmap, NoBitmap
+from qemuglue.memory.bitmap import NO_BITMAP, Bitmap
 from qemuglue.memory.guest_address import ADDRESS_END, GuestAddress
 from qemuglue.memory.guest_error import ErrorKind, HostAddressNotAvailable
 from qemuglue.memory.guest_memory.collection import (
@@ -63,7 +63,7 @@ class MmapRegionBuilder:
 
     def __init__(self, size: int, bitmap: Bitmap | None = None) -> None:
         self._size = size
-        self._bitmap: Bitmap = NoBitmap() if bitmap is None else bitmap
+        self._bitmap: Bitmap = NO_BITMAP if bitmap is None else bitmap
         self._prot = 0
         self._flags = MAP_ANONYMOUS | MAP_PRIVATE
         self._file: FileOffset | None = None

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from qemuglue.errors import ModelError
 from qemuglue.memory.backing import Backing, HostMemory
-from qemuglue.memory.bitmap import Bitmap, NoBitmap
+from qemuglue.memory.bitmap import NO_BITMAP, Bitmap
 from qemuglue.memory.bytes import Bytes, ByteValued, Ordering, Readable, V, Writable
 from qemuglue.memory.guest_address import ADDRESS_END, GuestAddress, MemoryRegionAddress
 from qemuglue.memory.guest_error import HostAddressNotAvailable, InvalidBackendAddress
@@ -161,7 +161,7 @@ class GuestRegion(GuestMemoryRegionBytes):
         self._start = start if isinstance(start, GuestAddress) else GuestAddress(start)
         self._backing = backing
         self._size = len(backing) if size is None else size
-        self._bitmap: Bitmap = NoBitmap() if bitmap is None else bitmap
+        self._bitmap: Bitmap = NO_BITMAP if bitmap is None else bitmap
         self._file_offset = file_offset
         if not 0 < self._size <= len(backing):
             raise ModelError(f"a region has at least one byte, and no more than its backing: "
