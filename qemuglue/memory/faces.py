@@ -51,9 +51,9 @@ def _vm_memory(space: AddressSpace) -> Any:
 
 
 def _aligned(space: AddressSpace) -> Any:
-    from qemuglue.memory.aligned import AlignedMemory
+    from qemuglue.memory.aligned import AlignedAccess
 
-    return AlignedMemory(_vm_memory(space))
+    return AlignedAccess(_vm_memory(space))
 
 
 def _memory_map(space: AddressSpace) -> Any:

@@ -38,7 +38,7 @@ from qemuglue.qemu.guest_ram import ProcMem, default_ram_id
 from qemuglue.qemu.process import QemuProcess
 from qemuglue.witness.contracts import Contracts
 from qemuglue.witness.judge import Scene, prepare
-from qemuglue.witness.live_device import ANY_ACCESS, LiveDevices, Told
+from qemuglue.witness.live_device import ANY_ACCESS, LiveDevices, LiveSpace, Told
 from qemuglue.witness.oddities import avoided
 from qemuglue.witness.ramsource import live_backing
 from qemuglue.witness.session import Knowledge
@@ -183,7 +183,10 @@ class LiveMachine:
             devices = LiveDevices(
                 self.process, reached, true_rules, self._true, self._hear, self.told,
                 ports=reached is io)
-            reached.ops = reached.observer = devices
+            # The mirror makes spaces without devices; these two get theirs here.
+            reached.__class__ = LiveSpace
+            assert isinstance(reached, LiveSpace), "it is one now"
+            reached.ops = reached.live = devices
             for section in reached.view.sections:
                 self._attach_region(section.region, reached)
 
@@ -214,10 +217,9 @@ class LiveMachine:
             region.contract = self._true[region] = ANY_ACCESS
             return
         learned = self._known.get(region.key)
-        true = ANY_ACCESS if learned is None else learned.contract
-        self._true[region] = true
-        # One piece for each dispatch: QEMU makes the device's own pieces of it.
-        region.contract = replace(true, impl_min=1, impl_max=8, accepts=None)
+        true = self._true[region] = ANY_ACCESS if learned is None else learned.contract
+        # What the device refuses by a rule of its own QEMU says each time.
+        region.contract = replace(true, accepts=None)
 
     def _hear(self) -> list[Event]:
         text = self._unparsed + self.process.transcript.read_new()
