@@ -43,13 +43,23 @@ def layout_of(
         used[space.name] = count
         ranges[name] = _ranges(space.view, name)
     try:
-        return Layout(ranges)
+        return Layout(ranges, big=memory.target_big, swapped=_swapped(memory))
     except ProgramError as error:
         # A view is in order and within 2^64: only ports can be where none are.
         line = 1 if io is None else lines.get(io.root, 1)
         raise ProtocolError(
             f"line {line}: no map of a machine: {error}", channel=TREE_COMMAND
         ) from None
+
+
+def _swapped(memory: AddressSpace) -> frozenset[str]:
+    """Names of the device regions whose byte order is not that of a big-endian target. On a
+    little-endian one programs spell the few big-endian registers out themselves."""
+    if not memory.target_big:
+        return frozenset()
+    return frozenset(
+        section.region.name for section in memory.view.sections
+        if not section.region.is_ram and not section.region.contract.big(True))
 
 
 def _ranges(view: FlatView, space: str) -> list[Range]:

@@ -129,10 +129,16 @@ class Layout:
 
     The constructor takes each space's ranges in address order. They must be disjoint, non-empty
     and inside the space (ProgramError otherwise); what they leave open is filled with unassigned
-    ranges. Immutable afterwards.
+    ranges. Immutable afterwards. ``big`` is the target's byte order; ``swapped`` names the
+    regions whose devices have the other one, as far as that is known.
     """
 
-    def __init__(self, spaces: Mapping[str, Sequence[Range]]) -> None:
+    def __init__(
+        self, spaces: Mapping[str, Sequence[Range]], *, big: bool = False,
+        swapped: frozenset[str] = frozenset(),
+    ) -> None:
+        self.big = big
+        self.swapped = swapped
         names = dict.fromkeys([MEMORY, IO, *spaces])
         self._ranges = {name: _filled(name, spaces.get(name, ())) for name in names}
         self._starts = {name: [each.start for each in ranges]
@@ -189,6 +195,13 @@ class Layout:
         index = f"#{place.index}" if place.index else ""
         raise ProgramError(f"no region {place.region!r}{index} in {name}; list the machine's "
                            "regions with 'qemuglue map', or write @ADDRESS")
+
+    def number(self, region: str, value: int, size: int) -> int:
+        """What the target writes to ``size`` bytes of a region so that its device sees
+        ``value``."""
+        if region not in self.swapped:
+            return value
+        return int.from_bytes(value.to_bytes(size, "little"), "big")
 
     def address_of(self, op: Operation, strict: bool = True) -> int | None:
         """The address an operation acts on, in its verb's own space; None for events too."""

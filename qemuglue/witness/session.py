@@ -22,6 +22,7 @@ from qemuglue.memory.rules import Rules, rules_for
 from qemuglue.mirror import Mirror
 from qemuglue.program.layout import Layout
 from qemuglue.program.operation import Operation
+from qemuglue.program.recipes.pci import CONFIG_ADDRESS
 from qemuglue.program.verbs import SETUPS
 from qemuglue.qemu.config import QemuConfig, VmMode
 from qemuglue.qemu.events import Event, Lines, parse
@@ -36,7 +37,7 @@ from qemuglue.witness.evidence import Evidence
 from qemuglue.witness.face import HostFace, encode
 from qemuglue.witness.fastmap import FastMap, is_io_root
 from qemuglue.witness.oddities import avoided
-from qemuglue.witness.pci import CONFIG_ADDRESS, pci_setup
+from qemuglue.witness.pci import SELECTED, pci_setup
 from qemuglue.witness.port_root import IoRootOps
 from qemuglue.witness.ram import RamDifference, RamSource, RamWitness, ram_regions
 from qemuglue.witness.ramsource import source_for
@@ -152,8 +153,10 @@ class Session:
         self.process.close(soft=False)
 
     def _start(self) -> None:
+        self.target_big = self.process.endianness == "big"
         ops = pci_setup(
-            self.process.monitor, self.config.target, masters=self.setup == "dma",
+            self.process.monitor, self.config.full_name, masters=self.setup == "dma",
+            big=self.target_big,
         ) if self.setup else ()
         steps = [(op, op.place.offset) for op in ops if op.place is not None]
         if steps:
@@ -161,10 +164,10 @@ class Session:
             self.process.channel.exchange(request, len(steps))
             self.journal.extend(steps)
             self.setup_steps = steps
+            self.following.config.address = SELECTED
         for op, addr in steps:
             if addr == CONFIG_ADDRESS:
                 self.following.config.address = op.value
-        self.target_big = self.process.endianness == "big"
         self.process.monitor.round_trip()
         self.process.monitor.events()
         self.mirror = self._mirror.take(self.process.monitor.hmp)

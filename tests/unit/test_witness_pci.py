@@ -7,7 +7,10 @@ from typing import Any
 import pytest
 
 from qemuglue.errors import ProtocolError
-from qemuglue.witness.pci import IO_WINDOW, MEMORY_WINDOW, pci_setup
+from qemuglue.program.recipes.pci import windows
+from qemuglue.witness.pci import pci_setup
+
+MEMORY_WINDOW, IO_WINDOW = windows("x86_64/q35")[:2], windows("x86_64/q35")[2:]
 
 
 class FakeMonitor:
@@ -30,9 +33,9 @@ def pci_device(slot: int, *regions: dict[str, object], function: int = 0, cls: i
             "regions": list(regions)}
 
 
-def set_up(*devices: Any, target: str = "x86_64") -> list[tuple[int, int]]:
+def set_up(*devices: Any, machine: str = "x86_64/q35") -> list[tuple[int, int]]:
     """(configuration address without its enable bit, value written)."""
-    ops = pci_setup(FakeMonitor([{"bus": 0, "devices": list(devices)}]), target)  # type: ignore[arg-type]
+    ops = pci_setup(FakeMonitor([{"bus": 0, "devices": list(devices)}]), machine)  # type: ignore[arg-type]
     words = [(op.place.offset, op.value) for op in ops if op.place is not None]
     assert [port for port, _ in words] == [0xCF8, 0xCFC] * (len(words) // 2)
     assert all(op.verb == "outl" for op in ops)
@@ -56,7 +59,7 @@ def test_bus_mastering_stays_off() -> None:
 def test_devices_may_master_the_bus_if_asked() -> None:
     devices = [pci_device(3, region(0, 0x1000)), pci_device(4, cls=0x0601)]
     monitor = FakeMonitor([{"bus": 0, "devices": devices}])
-    ops = pci_setup(monitor, "x86_64", masters=True)  # type: ignore[arg-type]
+    ops = pci_setup(monitor, "x86_64/q35", masters=True)  # type: ignore[arg-type]
     assert [op.value for op in ops if op.place is not None and op.place.offset == 0xCFC] == [
         MEMORY_WINDOW[0], 0x7, 0x7]
 
@@ -92,10 +95,10 @@ def test_what_is_left_as_it_is() -> None:
     [], {}, None, ProtocolError("The command query-pci has not been found", channel="QMP"),
 ])
 def test_machines_without_pci(answer: Any) -> None:
-    assert pci_setup(FakeMonitor(answer), "x86_64") == ()  # type: ignore[arg-type]
+    assert pci_setup(FakeMonitor(answer), "x86_64/q35") == ()  # type: ignore[arg-type]
 
 
-def test_only_pcs_have_the_ports() -> None:
+def test_only_boards_that_are_known_are_set_up() -> None:
     answer = [{"bus": 0, "devices": [pci_device(1, region(0, 0x1000))]}]
-    assert pci_setup(FakeMonitor(answer), "aarch64") == ()  # type: ignore[arg-type]
-    assert pci_setup(FakeMonitor(answer), "i386") != ()  # type: ignore[arg-type]
+    assert pci_setup(FakeMonitor(answer), "aarch64/raspi3b") == ()  # type: ignore[arg-type]
+    assert pci_setup(FakeMonitor(answer), "i386/pc") != ()  # type: ignore[arg-type]

@@ -168,7 +168,8 @@ def _plan(a: QemuConfig, b: QemuConfig, ops: int, seed: int) -> _Plan | str:
     """The program, or why there is none."""
     with QemuProcess(a) as one, QemuProcess(b) as two:
         setup = tuple(
-            (op, op.place.offset) for op in pci_setup(one.monitor, a.target)
+            (op, op.place.offset) for op in pci_setup(
+                one.monitor, a.full_name, big=one.endianness == "big")
             if op.place is not None
         )
         maps = []

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from random import Random
+from typing import Literal
 
 from qemuglue.program.layout import Layout, Range
 from qemuglue.program.operation import Operation, Place
@@ -50,7 +51,7 @@ class FwCfgRecipe:
             block = (control.to_bytes(4, "big") + length.to_bytes(4, "big")
                      + (target & (1 << 64) - 1).to_bytes(8, "big"))
             ops += [ram_write(access, block[:8]), ram_write(access + 8, block[8:])]
-            ops += _start(rng, found, access)
+            ops += _start(rng, layout, found, access)
             if rng.random() < 0.5:
                 ops.append(Operation("read", Place(None, 0, access), 16))
             if rng.random() < 0.5:
@@ -69,14 +70,15 @@ def _elsewhere(rng: Random, layout: Layout) -> int:
     return place.start + rng.choice((0, place.size - 1, rng.randrange(place.size)))
 
 
-def _start(rng: Random, register: Range, addr: int) -> list[Operation]:
+def _start(rng: Random, layout: Layout, register: Range, addr: int) -> list[Operation]:
     """The address register is big-endian. Ports take it in two halves of 32 bits, turned round
     by a target that is little-endian; so does the window of a board."""
+    order: Literal["little", "big"] = "big" if layout.big else "little"
     high, low = addr >> 32, addr & 0xFFFF_FFFF
     verb = "outl" if register.space == IO else "writel"
     halves = [(0, high), (4, low)] if high or rng.random() < 0.3 else [(4, low)]
     return [
         Operation(verb, Place(REGION, register.index, offset), 4,
-                  int.from_bytes(half.to_bytes(4, "big"), "little"))
+                  int.from_bytes(half.to_bytes(4, "big"), order))
         for offset, half in halves
     ]

@@ -15,9 +15,6 @@ from qemuglue.program.verbs import IO, MEMORY
 #: (space, start, size): where something shows or does not.
 Spot = tuple[str, int, int]
 
-#: The host bridge is the first function of every PC, whether QMP lists it or not.
-HOST = Function(0, 0, 0, 0x0600)
-
 
 @dataclass(frozen=True, slots=True)
 class Which:

@@ -18,7 +18,7 @@ from qemuglue.program.generate import DEFAULT_WEIGHTS, Generator, Weights, swarm
 from qemuglue.program.layout import Layout
 from qemuglue.program.mutate import Draws
 from qemuglue.program.operation import Operation, Place, validate
-from qemuglue.program.recipes.recipe import Recipe, Scratch, scratch_of
+from qemuglue.program.recipes.recipe import Recipe, Scratch, as_sent, scratch_of
 from qemuglue.program.values import repeated, stream
 from qemuglue.program.verbs import ADDRESS_MASK, MAX_OPERATIONS
 
@@ -100,7 +100,7 @@ class Mix:
         if rng.random() < 0.5:
             scratch.used = 0  # half of the time what an earlier recipe used is used again
         try:
-            return recipe.operations(rng, self.layout, scratch)
+            return list(as_sent(self.layout, recipe.operations(rng, self.layout, scratch)))
         except ProgramError:
             scratch.used = 0  # there was no room left; the next begins anew
             return ()

@@ -7,8 +7,8 @@ numbers written into descriptors are those of the operations that fill the buffe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Protocol
 
@@ -72,6 +72,7 @@ def scratch_of(layout: Layout, rng: Random, size: int = 1 << 20) -> Scratch | No
 
 
 _WRITES = {1: "writeb", 2: "writew", 4: "writel", 8: "writeq"}
+_SIZED = frozenset(_WRITES.values())
 _READS = {1: "readb", 2: "readw", 4: "readl", 8: "readq"}
 
 
@@ -83,6 +84,15 @@ def register_write(region: str, offset: int, size: int, value: int, index: int =
 def register_read(region: str, offset: int, size: int, index: int = 0) -> Operation:
     """A read of a device register of 1, 2, 4 or 8 bytes."""
     return Operation(_READS[size], Place(region, index, offset), size)
+
+
+def as_sent(layout: Layout, operations: Iterable[Operation]) -> Iterator[Operation]:
+    """The same with the numbers that named registers get turned round where the device's byte
+    order is not the target's: recipes speak of the device's numbers."""
+    for op in operations:
+        if op.verb in _SIZED and op.place is not None and op.place.region is not None:
+            op = replace(op, value=layout.number(op.place.region, op.value, op.size))
+        yield op
 
 
 def ram_write(addr: int, data: bytes) -> Operation:

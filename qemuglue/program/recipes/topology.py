@@ -20,13 +20,14 @@ from random import Random
 from qemuglue.program.generate import DEFAULT_WEIGHTS, Generator, Weights, swarm
 from qemuglue.program.layout import Layout
 from qemuglue.program.operation import Operation, Place
-from qemuglue.program.recipes.knobs import HOST, Knob, knobs_of
+from qemuglue.program.recipes.knobs import Knob, knobs_of
 from qemuglue.program.recipes.pci import (
     BRIDGE_CONTROL,
     BUSES,
     COMMAND,
     CONFIG_ADDRESS,
     CONFIG_DATA,
+    HOST,
     IO_RANGE,
     MEMORY_RANGE,
     PREFETCH_RANGE,

@@ -33,6 +33,7 @@ LEGACY, MMIO = "virtio-pci", "virtio-mmio"
 
 #: A legacy window of a disk is larger than that of random numbers, which have no configuration.
 _SMALLEST_DISK = 0x40
+_LARGEST_LEGACY = 0x100
 
 #: Descriptors a queue has before anybody says another number.
 _DISK_QUEUE, _RNG_QUEUE = 256, 8
@@ -48,7 +49,7 @@ class VirtioRecipe:
 
     def operations(self, rng: Random, layout: Layout, scratch: Scratch) -> Sequence[Operation]:
         transport, is_disk = _choose(rng, layout)
-        return _Use(rng, scratch, transport, is_disk=is_disk).operations()
+        return _Use(rng, scratch, transport, is_disk=is_disk, big=layout.big).operations()
 
 
 class VirtioNotifyRecipe:
@@ -75,11 +76,12 @@ def _windows(layout: Layout) -> list[Range]:
     """Where registers of virtio devices are."""
     found = [
         each for each in layout.ranges(MEMORY)
-        if each.region.startswith(COMMON) or each.region == MMIO
+        if each.region.startswith(COMMON) or each.region in (MMIO, LEGACY)
     ]
     if IO in layout.spaces:
         found += [each for each in layout.ranges(IO) if each.region == LEGACY]
-    return found
+    # What holds a device's modern registers has the name of its legacy ones.
+    return [each for each in found if each.region != LEGACY or each.size <= _LARGEST_LEGACY]
 
 
 def _choose(rng: Random, layout: Layout) -> tuple[Transport, bool]:
@@ -103,8 +105,9 @@ class _Use:
     """One use of one device: reset, features, a queue, requests, looks at the result."""
 
     def __init__(
-        self, rng: Random, scratch: Scratch, transport: Transport, *, is_disk: bool
+        self, rng: Random, scratch: Scratch, transport: Transport, *, is_disk: bool, big: bool
     ) -> None:
+        self._big = big
         self._rng = rng
         self._scratch = scratch
         self._transport = transport
@@ -121,6 +124,7 @@ class _Use:
         features |= INDIRECT_DESC
         if rng.random() < 0.4:
             features |= EVENT_IDX
+        rings.big = self._big and (transport.in_one_piece or not features & VERSION_1)
         self._ops += transport.start(features)
         if self._wrong and rng.random() < 0.2:
             rings.misplace(rng)

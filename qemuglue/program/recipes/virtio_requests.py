@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from random import Random
 
 from qemuglue.program.operation import Operation, Place
@@ -58,8 +57,8 @@ def _disk_request(
     kind = rng.choice(_KINDS)
     sector = rng.choice((0, 1, 7, rng.randrange(2048), 2047, 2048, 1 << 40, (1 << 64) - 1))
     header = scratch.take(16, rng.choice((1, 16)))
-    ops = [ram_write(header, struct.pack("<II", kind, rng.choice((0, 0, 1)))),
-           ram_write(header + 8, struct.pack("<Q", sector))]
+    ops = [ram_write(header, rings.pack("II", kind, rng.choice((0, 0, 1)))),
+           ram_write(header + 8, rings.pack("Q", sector))]
     buffers = _split(rng, Buffer(header, 16))
     if kind & ~0x80000000 in (_IN, _OUT):
         size = 512 * rng.choice((0, 1, 1, 2, 3, 8)) + rng.choice((0, 0, 0, 0, 0, 1, 511))
@@ -69,7 +68,7 @@ def _disk_request(
             ops.append(Operation("memset", _at(data.addr), size, rng.randrange(256)))
             buffers += _split(rng, data)
     elif kind in (_DISCARD, _ZEROES):
-        buffers += _range(rng, scratch, ops)
+        buffers += _range(rng, scratch, rings, ops)
     elif kind in (_SCSI, 3):
         buffers += [_buffer(rng, scratch, write=False)] * rng.choice((0, 1))
         buffers += [_buffer(rng, scratch, write=True) for _ in range(rng.choice((0, 2, 2, 3)))]
@@ -82,12 +81,14 @@ def _disk_request(
     return ops + rings.chain(scratch, buffers, indirect=rng.random() < 0.3, twist=twist)
 
 
-def _range(rng: Random, scratch: Scratch, ops: list[Operation]) -> list[Buffer]:
+def _range(
+    rng: Random, scratch: Scratch, rings: Rings, ops: list[Operation]
+) -> list[Buffer]:
     """The range of a discard or of zeroes to be written."""
     at = scratch.take(16)
-    ops.append(ram_write(at, struct.pack("<Q", rng.choice((0, 1, 2047, 2048, 1 << 50)))))
+    ops.append(ram_write(at, rings.pack("Q", rng.choice((0, 1, 2047, 2048, 1 << 50)))))
     count = rng.choice((0, 1, 8, 2048, 4194304, 0xFFFFFFFF))
-    ops.append(ram_write(at + 8, struct.pack("<II", count, rng.choice((0, 0, 1, 2)))))
+    ops.append(ram_write(at + 8, rings.pack("II", count, rng.choice((0, 0, 1, 2)))))
     return _split(rng, Buffer(at, rng.choice((16, 16, 16, 16, 15, 17)), False))
 
 

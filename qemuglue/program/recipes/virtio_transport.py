@@ -9,6 +9,7 @@ from qemuglue.program.layout import Range
 from qemuglue.program.operation import Operation, Place
 from qemuglue.program.recipes.recipe import register_read, register_write
 from qemuglue.program.recipes.virtio_rings import Rings
+from qemuglue.program.verbs import IO
 
 VERSION_1, EVENT_IDX, INDIRECT_DESC, ACCESS_PLATFORM = 1 << 32, 1 << 29, 1 << 28, 1 << 33
 
@@ -100,12 +101,15 @@ _OUT = {1: "outb", 2: "outw", 4: "outl"}
 
 
 class Legacy:
-    """The registers of before virtio 1.0, in an I/O BAR."""
+    """The registers of before virtio 1.0, in an I/O BAR: ports, or where a board shows them in
+    memory."""
 
     in_one_piece = True
+
     def __init__(self, window: Range) -> None:
         self._name = window.region
         self._index = window.index
+        self._ports = window.space == IO
 
     def size(self, rng: Random, default: int) -> int:
         return default
@@ -128,9 +132,13 @@ class Legacy:
         return [self._out(rng.choice((16, 16, 17)), size, value)]
 
     def look(self) -> list[Operation]:
+        if not self._ports:
+            return [register_read(self._name, at, 1, self._index) for at in (18, 19)]
         return [Operation("inb", Place(self._name, self._index, at), 1) for at in (18, 19)]
 
     def _out(self, offset: int, size: int, value: int) -> Operation:
+        if not self._ports:
+            return register_write(self._name, offset, size, value, self._index)
         return Operation(_OUT[size], Place(self._name, self._index, offset), size, value)
 
 
