@@ -22,6 +22,7 @@ from pathlib import Path
 from random import Random
 
 from qemuglue.campaign.check_result import CheckResult, Divergence, MapResult, Status, map_result
+from qemuglue.campaign.exercised import UNSPLIT, split_accesses
 from qemuglue.campaign.explorer import Explorer, Progress
 from qemuglue.campaign.fatal import FatalPlaces
 from qemuglue.campaign.faults import Fault
@@ -239,18 +240,23 @@ class _Check:
         try:
             self.layout = explorer.start()
             self.generator = Generator(self.layout)
-            tried = 0
+            tried = split = 0
             while self._performed < self.ops and tried < MOST_TRIED * self.ops:
                 count = min(PROGRAM_OPS, self.ops - self._performed)
                 operations = self._draw(count, self.progress.tally)
                 tried += count
                 if operations:
                     explorer.execute(self._program(operations))
+                    split += split_accesses(
+                        explorer.session(), resolve(self.layout, operations))
                 if time.monotonic() - self.start_s > PATIENCE_S:
                     self.notes.append(f"stopped after {PATIENCE_S:.0f} s: QEMU had to be "
                                       f"started again {self.progress.restarts} times")
                     break
-            self.ram = tuple(explorer.session().ram.coverage())
+            session = explorer.session()
+            self.ram = tuple(session.ram.coverage())
+            if self._performed and not split:
+                self.notes.append(UNSPLIT)
         finally:
             explorer.close()
 

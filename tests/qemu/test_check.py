@@ -13,6 +13,7 @@ import pytest
 from qemuglue.campaign import checking
 from qemuglue.campaign.check_result import CheckResult
 from qemuglue.campaign.checking import check_machine
+from qemuglue.campaign.exercised import UNSPLIT
 from qemuglue.campaign.starting import start_machine
 from qemuglue.cli.main import main
 from qemuglue.errors import LaunchError
@@ -57,6 +58,14 @@ def test_a_planted_defect_diverges(newest_build: Build, name: str, tmp_path: Pat
     first = next(each for each in result.divergences if each.path)
     assert first.confirmed == (3, 3) and first.model != first.qemu
     assert (Path(first.path) / "program.qg").read_text() == first.program
+
+
+def test_what_no_device_exercised_is_told(newest_build: Build, tmp_path: Path) -> None:
+    """Nothing on a bare versatilepb cuts an access; pci-testdev on a q35 cuts every wide one."""
+    bare = check_machine(newest_build, "arm/versatilepb", ops=60, seed=1, folder=tmp_path)
+    with_it = check_machine(newest_build, "x86_64/q35", args=("-device", "pci-testdev"),
+                            ops=200, seed=1, folder=tmp_path)
+    assert UNSPLIT in bare.notes and UNSPLIT not in with_it.notes
 
 
 def test_a_machine_with_a_size_of_its_own(newest_build: Build, tmp_path: Path) -> None:
