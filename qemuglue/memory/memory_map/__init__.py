@@ -32,8 +32,8 @@ Names that changed, and what became of them::
 
 What is different from vm-memory 0.18 (``guest_memory``), each tested side by side:
 
-- ``write`` and ``read`` end with their region. 0.18 goes on in the next one if it adjoins. So
-  ``write_slice`` across two regions is PartialBuffer here and done there.
+- ``write`` and ``read`` end with their region. 0.18 goes on in the next one if it adjoins (address
+  0 adjoins the last). So ``write_slice`` across two regions is PartialBuffer here and done there.
 - ``write_obj`` and ``read_obj`` across the end of a region are InvalidGuestAddressRange and move
   nothing. 0.18 goes on in the next region, and in a hole tells PartialBuffer and leaves the part
   it wrote.
