@@ -29,15 +29,14 @@ where nothing was moved and return a short count otherwise, the ``_slice`` forms
 PartialBuffer with the error as ``__cause__``. v1 raised the error and lost the count; v2 raises it,
 or PartialBuffer, and never returns a short count.
 
-Left undone in the bindings, done here: ``write_slice``, ``read_slice``, ``iter`` and
-``to_region_addr`` (not implemented or panicking in v1 and v2), holes for ``find_region`` (gave
+Left undone in the bindings, done here: ``write_slice``, ``read_slice``, streams, slices, ``iter``
+and ``to_region_addr`` (not implemented or panicking in v1 and v2), holes for ``find_region`` (gave
 the unassigned section), the end of a section for ``check_address`` (took one byte too many). And
 each step is translated anew as in v1 and C, where v2 stays in a device's region behind its end.
 """
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from types import TracebackType
 
@@ -46,20 +45,16 @@ from qemuglue.memory import address_space as c_face
 from qemuglue.memory import flatview as c_view
 from qemuglue.memory.attrs import UNSPECIFIED, MemTxAttrs
 from qemuglue.memory.bytes import (
-    A,
-    Bytes,
     ByteValued,
     Ordering,
     Readable,
     V,
     Writable,
     byte_valued,
-    readable,
     size_of,
-    writable,
 )
-from qemuglue.memory.endian import ByteOrder, EndianInt
-from qemuglue.memory.guest_address import ADDRESS_END, Address, GuestAddress, MemoryRegionAddress
+from qemuglue.memory.endian import ByteOrder
+from qemuglue.memory.guest_address import ADDRESS_END, GuestAddress, MemoryRegionAddress
 from qemuglue.memory.guest_error import (
     ErrorKind,
     GuestAddressOverflow,
@@ -68,68 +63,31 @@ from qemuglue.memory.guest_error import (
     HostAddressNotAvailable,
     InvalidBackendAddress,
     InvalidGuestAddress,
-    PartialBuffer,
+)
+from qemuglue.memory.guest_memory import (
+    GuestAddressSpace,
+    GuestMemoryBackend,
+    GuestMemoryBackendSliceIterator,
+    GuestMemoryRegion,
+    Permissions,
 )
 from qemuglue.memory.region import MemoryRegion
-
-#: Where in guest memory: an address, a plain number standing for one, or either with the
-#: attributes of the transaction (otherwise MEMTXATTRS_UNSPECIFIED).
-Place = GuestAddress | int | tuple[GuestAddress | int, MemTxAttrs]
-#: Where in a section, likewise.
-Offset = MemoryRegionAddress | int | tuple[MemoryRegionAddress | int, MemTxAttrs]
+from qemuglue.memory.rust_steps import Offset, Place, Stepped, address_of, offset_of, place_of
+from qemuglue.memory.section_backing import SectionMemory, section_backing
+from qemuglue.memory.section_bitmap import SectionBitmap
+from qemuglue.memory.volatile import VolatileMemoryError, VolatileSlice, guest_error_of
 
 #: What one access can be, in bytes: ``MemOp`` has no other sizes up to 8.
 ACCESS_SIZES = frozenset((1, 2, 4, 8))
 
 
-class _Stepped(Bytes[A]):
-    """Bytes that are moved in steps: what became of them is told in one way."""
-
-    __slots__ = ()
-
-    @abstractmethod
-    def _write(self, data: bytes, addr: A) -> tuple[int, GuestMemoryError | None]:
-        """(bytes written, what ended it early)."""
-
-    @abstractmethod
-    def _read(self, buf: memoryview, addr: A) -> tuple[int, GuestMemoryError | None]:
-        """(bytes read, what ended it early)."""
-
-    def write(self, buf: Readable, addr: A) -> int:
-        """As ``flatview_write``, up to the first error; how many bytes were written before it.
-        Raises it if there are none. The step that fails may have reached a device in part."""
-        done, error = self._write(readable(buf), addr)
-        if error is not None and not done:
-            raise error
-        return done
-
-    def read(self, buf: Writable, addr: A) -> int:
-        """As ``flatview_read``, up to the first error; how many bytes were read before it.
-        Raises it if there are none. The step that fails leaves in ``buf`` what C leaves there:
-        0 where the access was refused, what the device said where it failed."""
-        done, error = self._read(writable(buf), addr)
-        if error is not None and not done:
-            raise error
-        return done
-
-    def write_slice(self, buf: Readable, addr: A) -> None:
-        """Write all of ``buf``. Raises the error if nothing was written before it; else
-        PartialBuffer, with the error as ``__cause__``."""
-        data = readable(buf)
-        _all_or_error(len(data), *self._write(data, addr))
-
-    def read_slice(self, buf: Writable, addr: A) -> None:
-        """Fill all of ``buf``. Raises as ``write_slice`` does."""
-        data = writable(buf)
-        _all_or_error(len(data), *self._read(data, addr))
-
-
-class FlatView(_Stepped[Place]):
-    """One view of a space, as a collection of sections and as bytes.
+class FlatView(Stepped[Place], GuestMemoryBackend["MemoryRegionSection"]):
+    """One view of a space, as a collection of sections and as bytes: a ``GuestMemoryBackend``.
 
     Reached through a ``FlatViewRefGuard``, and usable as long as that is not released
     (RcuError). The map may change meanwhile; this view does not. Errors are
-    GuestMemoryErrors, as the module tells.
+    GuestMemoryErrors, as the module tells. ``Bytes`` is over every section; slices are of RAM
+    whose bytes can be pointed at alone.
     """
 
     __slots__ = ("_guard", "_space")
@@ -143,7 +101,7 @@ class FlatView(_Stepped[Place]):
     def store(self, value: ByteValued, addr: Place, order: Ordering = Ordering.RELAXED) -> None:
         """``section_rust_store``: one access, in the byte order of ``value``."""
         raw = byte_valued(value).raw
-        at, attrs = _place(addr)
+        at, attrs = place_of(addr)
         region, offset = self._whole(at, len(raw), True, attrs, order)
         space = self._space
         if space.is_direct(region, True, attrs):
@@ -159,7 +117,7 @@ class FlatView(_Stepped[Place]):
         """``section_rust_load``: one access, in the byte order of ``cls``. Raises ModelError
         where it runs over the end of a ROM device: QEMU reads beyond that memory."""
         size = size_of(cls)
-        at, attrs = _place(addr)
+        at, attrs = place_of(addr)
         region, offset = self._whole(at, size, False, attrs, order)
         space = self._space
         if space.is_direct(region, False, attrs):
@@ -189,7 +147,7 @@ class FlatView(_Stepped[Place]):
 
     def find_region(self, addr: GuestAddress | int) -> MemoryRegionSection | None:
         """The section at ``addr``; None in a hole."""
-        section = self._view.find(_address(addr))
+        section = self._view.find(address_of(addr))
         return None if section is None else MemoryRegionSection(self, section)
 
     def to_region_addr(
@@ -199,26 +157,29 @@ class FlatView(_Stepped[Place]):
         section = self.find_region(addr)
         if section is None:
             return None
-        offset = _address(addr) - section.start_addr().raw_value()
+        offset = address_of(addr) - section.start_addr().raw_value()
         return section, MemoryRegionAddress(offset)
 
     def address_in_range(self, addr: GuestAddress | int) -> bool:
         """Whether a section is at ``addr``. It may still refuse an access."""
-        return self._view.find(_address(addr)) is not None
+        return self._view.find(address_of(addr)) is not None
 
     def check_address(self, addr: GuestAddress | int) -> GuestAddress | None:
         """``addr`` if a section is there."""
-        return GuestAddress(_address(addr)) if self.address_in_range(addr) else None
+        return GuestAddress(address_of(addr)) if self.address_in_range(addr) else None
 
     def checked_offset(self, base: GuestAddress | int, offset: int) -> GuestAddress | None:
         """``base`` plus ``offset`` if a section is there."""
-        addr = GuestAddress(_address(base)).checked_add(offset)
+        addr = GuestAddress(address_of(base)).checked_add(offset)
         return None if addr is None else self.check_address(addr)
 
-    def check_range(self, base: GuestAddress | int, length: int) -> bool:
+    def check_range(
+        self, base: GuestAddress | int, length: int, access: Permissions = Permissions.ReadWrite
+    ) -> bool:
         """Whether sections cover ``length`` bytes from ``base`` on without a hole. Behind the
-        last address comes the first; no bytes are covered anywhere."""
-        at = _address(base)
+        last address comes the first; no bytes are covered anywhere. Differs from vm-memory's,
+        which asks for slices, in that devices count."""
+        at = address_of(base)
         if length > ADDRESS_END:
             return False
         while length > 0:
@@ -234,12 +195,24 @@ class FlatView(_Stepped[Place]):
         sections = self._view.sections
         return GuestAddress(sections[-1].start + sections[-1].size - 1 if sections else 0)
 
-    def get_host_address(self, addr: GuestAddress | int) -> int:
+    def get_slice(self, addr: GuestAddress | int, count: int) -> VolatileSlice:
+        """``count`` bytes of RAM from ``addr`` on, all in one section. Raises InvalidGuestAddress
+        in a hole, and what the section raises."""
+        return super().get_slice(GuestAddress(address_of(addr)), count)
+
+    def get_slices(
+        self, addr: GuestAddress | int, count: int, access: Permissions = Permissions.ReadWrite
+    ) -> GuestMemoryBackendSliceIterator[MemoryRegionSection]:
+        """``count`` bytes of RAM from ``addr`` on, section by section; see
+        ``GuestMemoryBackend``. What is no RAM is HostAddressNotAvailable."""
+        return super().get_slices(GuestAddress(address_of(addr)), count)
+
+    def get_host_address(self, addr: GuestAddress | int) -> memoryview:
         """Raises HostAddressNotAvailable, and InvalidGuestAddress in a hole: nothing in the
         model can be pointed at."""
         found = self.to_region_addr(addr)
         if found is None:
-            raise InvalidGuestAddress(GuestAddress(_address(addr)))
+            raise InvalidGuestAddress(GuestAddress(address_of(addr)))
         section, offset = found
         return section.get_host_address(offset)
 
@@ -274,7 +247,7 @@ class FlatView(_Stepped[Place]):
         return region, offset
 
     def _read(self, buf: memoryview, addr: Place) -> tuple[int, GuestMemoryError | None]:
-        at, attrs = _place(addr)
+        at, attrs = place_of(addr)
 
         def step(region: MemoryRegion, offset: int, done: int, n: int) -> tuple[int, int]:
             return self._space.read_step(region, offset, buf, done, n, attrs)
@@ -282,12 +255,20 @@ class FlatView(_Stepped[Place]):
         return self._move(at, len(buf), False, attrs, step)
 
     def _write(self, data: bytes, addr: Place) -> tuple[int, GuestMemoryError | None]:
-        at, attrs = _place(addr)
+        at, attrs = place_of(addr)
 
         def step(region: MemoryRegion, offset: int, done: int, n: int) -> tuple[int, int]:
             return self._space.write_step(region, offset, data, done, n, attrs)
 
         return self._move(at, len(data), True, attrs, step)
+
+    def _ahead(self, addr: Place, done: int) -> tuple[Place, int]:
+        at, attrs = place_of(addr)
+        at = (at + done) % ADDRESS_END
+        section = self._view.find(at)
+        if section is None:
+            raise InvalidBackendAddress
+        return (at, attrs), section.start + section.size - at
 
     def _move(
         self, at: int, length: int, is_write: bool, attrs: MemTxAttrs,
@@ -316,7 +297,7 @@ class FlatView(_Stepped[Place]):
         return f"<FlatView of {self._space.name!r}>"
 
 
-class MemoryRegionSection(_Stepped[Offset]):
+class MemoryRegionSection(Stepped[Offset], GuestMemoryRegion):
     """A part of a region that a view shows in one piece: a ``GuestMemoryRegion``.
 
     Its bytes are at offsets from 0 to ``len() - 1``; an access ends at its end, and one that
@@ -344,25 +325,42 @@ class MemoryRegionSection(_Stepped[Offset]):
 
     def address_in_range(self, addr: MemoryRegionAddress | int) -> bool:
         """Whether ``addr`` lies in the section."""
-        return _offset(addr) < self.section.size
+        return offset_of(addr) < self.section.size
 
     def check_address(self, addr: MemoryRegionAddress | int) -> MemoryRegionAddress | None:
         """``addr`` if it lies in the section."""
-        return MemoryRegionAddress(_offset(addr)) if self.address_in_range(addr) else None
+        return MemoryRegionAddress(offset_of(addr)) if self.address_in_range(addr) else None
 
     def checked_offset(
         self, base: MemoryRegionAddress | int, offset: int
     ) -> MemoryRegionAddress | None:
         """``base`` plus ``offset`` if that lies in the section."""
-        addr = MemoryRegionAddress(_offset(base)).checked_add(offset)
+        addr = MemoryRegionAddress(offset_of(base)).checked_add(offset)
         return None if addr is None else self.check_address(addr)
 
     def to_region_addr(self, addr: GuestAddress | int) -> MemoryRegionAddress | None:
         """Where in the section a guest address is; None outside."""
-        offset = _address(addr) - self.section.start
+        offset = address_of(addr) - self.section.start
         return self.check_address(offset) if offset >= 0 else None
 
-    def get_host_address(self, addr: MemoryRegionAddress | int) -> int:
+    def bitmap(self) -> SectionBitmap:
+        """Dirty memory of the section, as migration sees it."""
+        return SectionBitmap(self._flat._space, self.section)
+
+    def get_slice(self, offset: MemoryRegionAddress | int, count: int) -> VolatileSlice:
+        """``count`` bytes of RAM from ``offset`` on. Raises InvalidBackendAddress where they do
+        not lie in the section, and HostAddressNotAvailable for what is no RAM, may not be
+        written, or lies where it cannot be pointed at."""
+        backing = section_backing(self._flat._space, self.section)
+        if not isinstance(backing, SectionMemory):
+            raise HostAddressNotAvailable
+        whole = VolatileSlice(backing, 0, self.section.size, bitmap=self.bitmap())
+        try:
+            return whole.get_slice(offset_of(offset), count)
+        except VolatileMemoryError as error:
+            raise guest_error_of(error) from error
+
+    def get_host_address(self, addr: MemoryRegionAddress | int) -> memoryview:
         """Raises HostAddressNotAvailable, and InvalidBackendAddress outside the section: nothing
         in the model can be pointed at."""
         if not self.address_in_range(addr):
@@ -387,6 +385,13 @@ class MemoryRegionSection(_Stepped[Offset]):
         done, error = self._flat._read(buf[:room], place)
         return done, error or (InvalidBackendAddress() if done < len(buf) else None)
 
+    def _ahead(self, addr: Offset, done: int) -> tuple[Offset, int]:
+        where, attrs = addr if isinstance(addr, tuple) else (addr, UNSPECIFIED)
+        at = offset_of(where) + done
+        if at >= self.section.size:
+            raise InvalidBackendAddress
+        return (at, attrs), self.section.size - at
+
     def _fitting(self, size: int, addr: Offset) -> Place:
         place, room = self._in_view(addr)
         if size > room:
@@ -396,7 +401,7 @@ class MemoryRegionSection(_Stepped[Offset]):
     def _in_view(self, addr: Offset) -> tuple[Place, int]:
         """``addr`` in the view, and the bytes from there to the end of the section."""
         where, attrs = addr if isinstance(addr, tuple) else (addr, UNSPECIFIED)
-        offset = _offset(where)
+        offset = offset_of(where)
         room = max(self.section.size - offset, 0)
         return ((self.section.start + offset) % ADDRESS_END, attrs), room
 
@@ -443,8 +448,8 @@ class FlatViewRefGuard:
         self._inner.release()
 
 
-class AddressSpace:
-    """A space of the model with the Rust face (``GuestAddressSpace``).
+class AddressSpace(GuestAddressSpace[FlatView]):
+    """A space of the model with the Rust face: a ``GuestAddressSpace``.
 
     Each method takes the view of its moment and keeps it to its end, whatever changes meanwhile;
     no RCU section is needed around it (the review asked for that).
@@ -490,37 +495,3 @@ class AddressSpace:
 
     def __repr__(self) -> str:
         return f"<AddressSpace {self.space.name!r}, Rust face>"
-
-
-def _place(addr: Place) -> tuple[int, MemTxAttrs]:
-    where, attrs = addr if isinstance(addr, tuple) else (addr, UNSPECIFIED)
-    if not isinstance(attrs, MemTxAttrs):
-        raise ModelError(f"an address goes with MemTxAttrs, got {attrs!r}")
-    return _address(where), attrs
-
-
-def _address(addr: GuestAddress | int) -> int:
-    """The number. Raises ModelError for what is no guest address."""
-    return addr.value if isinstance(addr, GuestAddress) else _number(addr, GuestAddress)
-
-
-def _offset(addr: MemoryRegionAddress | int) -> int:
-    """The number. Raises ModelError for what is no offset in a region."""
-    if isinstance(addr, MemoryRegionAddress):
-        return addr.value
-    return _number(addr, MemoryRegionAddress)
-
-
-def _number(addr: int, cls: type[Address]) -> int:
-    # A typed value here is more likely in the place of the address than meant as one.
-    if not isinstance(addr, int) or isinstance(addr, EndianInt):
-        raise ModelError(f"an address here is {cls.__name__}(…) or a plain number, got {addr!r}")
-    return cls(addr).value
-
-
-def _all_or_error(expected: int, done: int, error: GuestMemoryError | None) -> None:
-    if error is None:
-        return
-    if not done:
-        raise error
-    raise PartialBuffer(expected, done) from error

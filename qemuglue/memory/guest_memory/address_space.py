@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
-from typing import Generic, TypeVar
+from typing import Generic, Self, TypeVar
 
 #: What a snapshot gives: some GuestMemory.
 M_co = TypeVar("M_co", covariant=True)
@@ -21,3 +21,7 @@ class GuestAddressSpace(ABC, Generic[M_co]):
     def memory(self) -> AbstractContextManager[M_co]:
         """A snapshot: ``with space.memory() as mem:`` accesses the map of this moment, whatever
         comes later."""
+
+    def clone(self) -> Self:
+        """The same for another user: whoever accesses memory has a clone."""
+        return self

@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 from qemuglue.errors import ModelError
 from qemuglue.memory.guest_address import GuestAddress
@@ -51,9 +51,9 @@ class GuestMemoryAtomic(GuestAddressSpace[M]):
         """The constructor."""
         return GuestMemoryAtomic(map)
 
-    def clone(self) -> GuestMemoryAtomic[M]:
+    def clone(self) -> Self:
         """Another name of the same place: a map replaced in one is replaced in both."""
-        made: GuestMemoryAtomic[M] = object.__new__(GuestMemoryAtomic)
+        made = object.__new__(type(self))
         made._shared = self._shared
         return made
 
@@ -100,9 +100,9 @@ class GuestMemoryLoadGuard(GuestMemory, Generic[M]):
         self._map = None
         return inner
 
-    def clone(self) -> GuestMemoryLoadGuard[M]:
+    def clone(self) -> Self:
         """Another guard of the same map, also where it was replaced meanwhile."""
-        return GuestMemoryLoadGuard(self.deref())
+        return type(self)(self.deref())
 
     def check_range(
         self, addr: GuestAddress, count: int, access: Permissions = Permissions.ReadWrite
