@@ -23,6 +23,7 @@ Inside the comparison (the witness room) outcomes are values, not exceptions.
 
 from __future__ import annotations
 
+import re
 import signal as _signal
 from collections.abc import Sequence
 
@@ -91,7 +92,27 @@ class LaunchError(EnvironmentFailure):
         self.command = tuple(command)
         self.exit_code = exit_code
         self.stderr = stderr
-        super().__init__(message)
+        super().__init__(message + _next_step(stderr))
+
+
+#: What QEMU says of a command line that a person can mend, and how.
+_NEXT_STEPS = (
+    (re.compile(r"drive property not set|\.drive' can't find value '([^']*)'"),
+     "give it a disk: drive={0} in --device, and --qemu-args='-blockdev "
+     "null-co,node-name={0},size=1048576,read-zeroes=on'"),
+    (re.compile(r"MSI is not supported by interrupt controller"),
+     "this machine has no MSI, which the device needs: another machine, or without the device"),
+)
+
+
+def _next_step(said: str) -> str:
+    """What to do about it, where that is known: the end of a sentence."""
+    for pattern, step in _NEXT_STEPS:
+        found = pattern.search(said)
+        if found is not None:
+            names = found.groups(default="disk")
+            return "; " + step.format(*map(plain, names))
+    return ""
 
 
 class QemuFailure(QemuglueError):

@@ -206,6 +206,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
         base = Settings.of_target(
             options.target or DEFAULT_TARGET, machine=options.machine or "",
             devices=options.device, build=options.build or "", seed=options.seed or 0,
+            qemu_args=shlex.split(options.qemu_args or ""),
         )
     given = {
         "machine": options.machine, "build": options.build, "seed": options.seed,
@@ -214,8 +215,8 @@ def settings_of(options: argparse.Namespace) -> Settings:
         "feedback": options.feedback,
         "devices": None if options.device is None or options.settings is None
         else tuple(options.device),
-        "qemu_args": None if options.qemu_args is None
-        else (*(() if options.settings else base.qemu_args), *shlex.split(options.qemu_args)),
+        "qemu_args": None if options.qemu_args is None or options.settings is None
+        else tuple(shlex.split(options.qemu_args)),
     }
     changes = {name: value for name, value in given.items() if value is not None}
     return base.replace(engine="atheris", **changes)

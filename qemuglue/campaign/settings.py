@@ -21,7 +21,7 @@ from qemuglue.campaign.faults import Fault
 from qemuglue.campaign.feedback import DEFAULT_FEEDBACK, FEEDBACKS
 from qemuglue.campaign.planted import PLANTED
 from qemuglue.campaign.starting import start_machine
-from qemuglue.campaign.targets import DEFAULT_TARGET, find_target
+from qemuglue.campaign.targets import DEFAULT_TARGET, disk_for, find_target
 from qemuglue.errors import UsageError
 from qemuglue.memory.rules import Rules, rules_for
 from qemuglue.mirror import Mirror
@@ -134,10 +134,11 @@ class Settings:
     @classmethod
     def of_target(
         cls, name: str, *, machine: str = "", devices: Sequence[str] | None = None,
-        build: str = "", seed: int = 0,
+        build: str = "", seed: int = 0, qemu_args: Sequence[str] = (),
     ) -> Settings:
         """A target's own settings. Its devices belong to its machine: another one comes without
-        them. ``devices`` replace them; the target ``device`` chooses one by the seed.
+        them. ``devices`` replace them; the target ``device`` chooses one by the seed. The disk
+        of the target is there for whatever device names it, unless ``qemu_args`` bring one.
 
         :raise UsageError: there is no such target, or the build has no such device.
         """
@@ -153,7 +154,7 @@ class Settings:
             mode = "parked" if own and given[0].startswith(CLOCKED) else mode
         return cls(
             target=target.name, machine=machine or target.machine, devices=given, build=build,
-            qemu_args=target.qemu_args if given and given == target.devices else (), seed=seed,
+            qemu_args=(*disk_for(given, qemu_args), *qemu_args), seed=seed,
             defect=target.defect, operations=target.operations, mode=mode, setup=setup,
         )
 

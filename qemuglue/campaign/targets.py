@@ -7,17 +7,29 @@ that stays silent on it is broken. ``text`` and ``model`` have no machine: they 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from qemuglue.campaign.defects import DEFAULT_DEFECT
 from qemuglue.errors import UsageError
+
+#: The disk that devices may name.
+DISK_NODE = "disk"
+DISK = ("-blockdev", f"null-co,node-name={DISK_NODE},size=1048576,read-zeroes=on")
+
+
+def disk_for(devices: Sequence[str], qemu_args: Sequence[str] = ()) -> tuple[str, ...]:
+    """The disk, where a device names it and ``qemu_args`` do not make it."""
+    wanted = any(f"drive={DISK_NODE}" in each.split(",") for each in devices)
+    there = any(f"node-name={DISK_NODE}" in word.split(",") for word in qemu_args)
+    return DISK if wanted and not there else ()
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
     """``machine`` is "" where no QEMU is needed; ``setup`` is one of ``program.verbs.SETUPS``;
     ``defect`` a name of ``planted.PLANTED`` or "" for none. ``draws`` is how programs are made
-    (``drawing.WAYS``), ``qemu_args`` and ``operations`` what they need of QEMU and in length;
+    (``drawing.WAYS``), ``operations`` what they need in length;
     ``mode`` is the VM's, on the target's own machine (others may not be parked)."""
 
     name: str
@@ -27,9 +39,13 @@ class Target:
     setup: str = "pci"
     defect: str = ""
     draws: str = "access"
-    qemu_args: tuple[str, ...] = ()
     operations: int = 64
     mode: str = "stopped"
+
+    @property
+    def qemu_args(self) -> tuple[str, ...]:
+        """What its devices need of QEMU's command line."""
+        return disk_for(self.devices)
 
 
 TARGETS: dict[str, Target] = {
@@ -42,8 +58,7 @@ TARGETS: dict[str, Target] = {
                devices=("edu", "pci-testdev", "VGA", "pcie-root-port,id=below",
                         "pci-testdev,bus=below"), draws="topology"),
         Target("dma", "devices are told to read and write guest RAM by themselves, as drivers do",
-               devices=("edu", "virtio-rng-pci", "virtio-blk-pci,drive=disk", "e1000e"),
-               qemu_args=("-blockdev", "null-co,node-name=disk,size=1048576,read-zeroes=on"),
+               devices=("edu", "virtio-rng-pci", f"virtio-blk-pci,drive={DISK_NODE}", "e1000e"),
                setup="dma", draws="dma", operations=128, mode="parked"),
         Target("device", "one device: all its regions, its configuration space, its DMA "
                "(--device NAME; without it the seed chooses one)",

@@ -150,10 +150,10 @@ def settings_of(args: argparse.Namespace) -> Settings:
     seed = secrets.randbits(63) if args.seed is None else args.seed
     base = Settings.of_target(
         args.target, machine=args.machine or "", devices=args.device, build=args.build or "",
-        seed=seed,
+        seed=seed, qemu_args=args.qemu_args,
     )
     return base.replace(
-        qemu_args=(*base.qemu_args, *args.qemu_args), seconds=seconds, programs=args.programs,
+        seconds=seconds, programs=args.programs,
         jobs=args.jobs, engine=engine, out=args.out or default_out(base.target, base.machine),
         defect=args.defect or base.defect, operations=args.operations or base.operations,
         mode=args.mode or base.mode, feedback=args.feedback,

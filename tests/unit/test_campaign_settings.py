@@ -9,7 +9,7 @@ import pytest
 
 from qemuglue.campaign.defects import DEFECTS
 from qemuglue.campaign.settings import Settings, rules_of
-from qemuglue.campaign.targets import TARGETS, find_target
+from qemuglue.campaign.targets import DISK, TARGETS, find_target
 from qemuglue.errors import UsageError
 from qemuglue.memory.rules import Rules, rules_for
 from qemuglue.qemu.builds import Build
@@ -105,4 +105,16 @@ def test_another_machine_comes_without_the_targets_devices() -> None:
     assert (other.devices, other.qemu_args, other.mode) == ((), (), "stopped")
     mine = Settings.of_target("dma", devices=["edu"])
     assert (mine.devices, mine.qemu_args, mine.mode) == (("edu",), (), "parked")
-    assert Settings.of_target("dma").qemu_args
+    assert Settings.of_target("dma").qemu_args == DISK
+
+
+def test_a_target_s_disk_is_there_for_whatever_device_names_it() -> None:
+    def words(*devices: str, own: tuple[str, ...] = ()) -> tuple[str, ...]:
+        return Settings.of_target("dma", devices=devices, qemu_args=own).qemu_args
+
+    assert words("virtio-blk-pci,drive=disk") == DISK
+    assert words("edu", "virtio-blk-pci,drive=disk", own=("-cpu", "max")) == (
+        *DISK, "-cpu", "max")
+    mine = ("-blockdev", "null-co,size=4096,node-name=disk")
+    assert words("virtio-blk-pci,drive=disk", own=mine) == mine
+    assert words("virtio-blk-pci,drive=disks") == words("edu") == ()

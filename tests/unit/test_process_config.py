@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from qemuglue.errors import UsageError
+from qemuglue.errors import LaunchError, UsageError
 from qemuglue.qemu.builds import Build
 from qemuglue.qemu.config import QemuConfig, VmMode, machine_name, parse_size
 from qemuglue.qemu.process import ExitKind, ExitStatus, _own_message, machine_arguments
@@ -89,3 +89,14 @@ def test_exit_status_in_words() -> None:
 ])
 def test_own_message(output: str, message: str) -> None:
     assert _own_message(output) == message
+
+
+@pytest.mark.parametrize(("said", "step"), [
+    ("-device virtio-blk-pci: drive property not set", "node-name=disk"),
+    ("-device x: Property 'virtio-blk-device.drive' can't find value 'd\x1b1'", "drive=d\\x1b1 "),
+    ("-device edu: MSI is not supported by interrupt controller", "has no MSI"),
+    ("-device edu: something else", ""),
+])
+def test_a_start_that_failed_says_what_to_do_where_that_is_known(said: str, step: str) -> None:
+    message = str(LaunchError("QEMU did not start x86_64/q35: …", stderr=said))
+    assert step in message and message.endswith("…") is not bool(step)
