@@ -7,7 +7,7 @@ the process has open, a folder is gone once QEMU has started.
 
 =================  =========================================================================
 ``blank-SIZE``     zeros; SIZE as ``-m`` takes it (``16K``, ``32M``), up to MAX_BLANK
-``elf-ppc``        a loadable ELF of one instruction's size, 32 bits, big-endian, PowerPC
+``elf-ppc``        a loadable ELF, 32 bits, big-endian, PowerPC, that halts an embedded CPU
 ``folder-niagara`` the six images that ``-M niagara`` looks for by name (``niagara_init``)
 ``halt-x86-SIZE``  firmware of a PC that halts with every interrupt off (``qemu/parked.py``)
 =================  =========================================================================
@@ -45,8 +45,21 @@ _FOLDERS: Final[dict[str, tuple[tuple[str, int], ...]]] = {
     )),
 }
 
-#: (``e_machine``, whether big-endian) of the ELF files there are.
-_ELFS: Final = {"elf-ppc": (20, True)}
+#: What embedded PowerPC CPUs halt by: MSR[WE], which those of Freescale heed only where HID0 says
+#: how to sleep. External interrupts are off; should anything wake it, it halts again.
+_HALT_PPC: Final = struct.pack(
+    ">8I",
+    0x3C80_0004,  # lis r4, WE >> 16
+    0x7C80_0124,  # mtmsr r4
+    0x3C60_0080,  # lis r3, DOZE >> 16
+    0x7C70_FBA6,  # mtspr HID0, r3
+    0x7C80_0124,  # mtmsr r4
+    0x4BFF_FFFC,  # b, one back
+    0, 0,
+)
+
+#: (``e_machine``, whether big-endian, code) of the ELF files there are.
+_ELFS: Final = {"elf-ppc": (20, True, _HALT_PPC)}
 
 #: A PC takes firmware in steps of 64 KiB.
 _HALT = re.compile("halt-x86-(64|128|256)K")
@@ -57,8 +70,8 @@ _PROGRAM_HEADER_SIZE = 32
 _ELF_ADDRESS = 0x10000
 
 
-def tiny_elf(machine: int, big_endian: bool) -> bytes:
-    """A 32-bit executable ELF with one loadable segment of 16 zero bytes at its entry.
+def tiny_elf(machine: int, big_endian: bool, code: bytes = bytes(16)) -> bytes:
+    """A 32-bit executable ELF with one loadable segment, ``code``, at its entry.
 
     ``machine`` is ``e_machine`` of the ELF header, which QEMU compares with the board's
     (``load_elf``).
@@ -71,9 +84,9 @@ def tiny_elf(machine: int, big_endian: bool) -> bytes:
         _ELF_HEADER_SIZE, _PROGRAM_HEADER_SIZE, 1, 40, 0, 0,
     )
     segment = struct.pack(
-        order + "IIIIIIII", 1, data_at, _ELF_ADDRESS, _ELF_ADDRESS, 16, 16, 7, 4
+        order + "IIIIIIII", 1, data_at, _ELF_ADDRESS, _ELF_ADDRESS, len(code), len(code), 7, 4
     )
-    return ident + header + segment + bytes(16)
+    return ident + header + segment + code
 
 
 def halt_x86(size: int) -> bytes:

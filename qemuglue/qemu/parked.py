@@ -13,6 +13,9 @@ makes the CPU save its state into RAM and run what it finds. Only INIT is left, 
 image anew. The image has the size of the firmware it replaces, so the memory map is the same in
 both modes.
 
+Boards of Freescale's PowerPC (``ppce500_cpu_reset``) get an ELF file in place of their firmware,
+``elf-ppc``, whose few instructions put the CPU into its wait state with external interrupts off.
+
 Whether the CPUs really sleep is asked of the kernel after every start (:func:`verify`).
 """
 
@@ -33,6 +36,9 @@ from qemuglue.qemu.transcript import Transcript
 
 #: Targets whose CPU starts whatever it is told, and whose boards take firmware for a PC.
 X86: Final = ("x86_64", "i386")
+
+#: Boards whose CPU starts whatever it is told, and runs an ELF file in place of firmware.
+E500: Final = ("ppce500", "mpc8544ds")
 
 #: How long the CPUs may take to fall asleep: milliseconds, for three instructions of firmware.
 SLEEP_TIMEOUT_S: Final = 2.0
@@ -57,6 +63,8 @@ def arguments(config: QemuConfig) -> list[str]:
     which is then the caller's halt loop."""
     if _FIRMWARE.intersection(config.args):
         return []
+    if config.machine in E500:
+        return ["-bios", f"{PREFIX}elf-ppc"]
     if config.target not in X86:
         return ["-global", "cpu.start-powered-off=on"]
     size = "256K"

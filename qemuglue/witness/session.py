@@ -453,9 +453,10 @@ def reached(owner: str, accessed: Iterable[str]) -> bool:
         not path or path == owner or path.startswith(owner + "/") for path in accessed)
 
 
-#: Spaces that no device writes through by itself.
+#: Spaces that no device writes through by itself: a bus's own (``pci-bm``, ``raven-bm``) only
+#: stands behind those of the devices on it.
 _PASSIVE = frozenset({"memory", "I/O", "bitband-source", "virtio-pci-cfg-mem-as",
-                      "virtio-pci-cfg-io-as", "smmu-memory-view"})
+                      "virtio-pci-cfg-io-as", "smmu-memory-view", "pci-bm", "raven-bm"})
 
 
 def reaches_ram(region: MemoryRegion) -> bool:
