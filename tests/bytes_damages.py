@@ -16,6 +16,7 @@ from bytes_reference import (
     NotWhole,
     Part,
     Reference,
+    Refused,
     StreamReference,
     contract,
 )
@@ -28,6 +29,7 @@ MEMORY = contract()
 SLICE = contract(streams=Streams.SLICE, seam=None)
 UNALIGNED = contract(aligned=False)
 READ_ONLY = contract(read_only=Frozen)
+NEVER_SHORT = contract(never_short=Refused)
 WHOLE = contract(whole_objects=NotWhole)
 
 #: (rules that must be seen broken, contract, damaged implementation)
@@ -152,6 +154,14 @@ class DropsAPartialWrite(StreamReference):
     def write_slice(self, buf: Any, addr: int) -> None:
         if 0 < self.room(addr) < len(buf):
             raise Part(len(buf), self.room(addr))
+        super().write_slice(buf, addr)
+
+
+@damage("never_short", about=NEVER_SHORT)
+class WritesWhatItCanFirst(StreamReference):
+    def write_slice(self, buf: Any, addr: int) -> None:
+        if 0 < self.room(addr) < len(buf):
+            self.set(addr, bytes(buf)[: self.room(addr)])
         super().write_slice(buf, addr)
 
 

@@ -40,6 +40,10 @@ class NotWhole(Exception):
     """The object does not fit."""
 
 
+class Refused(Exception):
+    """Not all of it is there."""
+
+
 class Frozen(Exception):
     """Nothing can be written."""
 
@@ -103,6 +107,8 @@ class Reference(Bytes[int]):
         room = self.room(addr)
         if not room:
             raise Outside(addr)
+        if n > room and self.contract.never_short is not None:
+            raise Refused
         if write:
             self.may_write()
         return min(n, room)

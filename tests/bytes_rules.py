@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from typing import Any, ClassVar
 
-from bytes_subject import Contract, Probe, other, rule, writable
+from bytes_subject import Contract, Probe, other, rule, short, short_and_writable, writable
 
 from qemuglue.errors import ModelError
 from qemuglue.memory.bytes import ByteValued, Ordering
@@ -103,7 +103,7 @@ def no_copies(probe: Probe) -> None:
         probe.poke(8, other(probe.have(8, 8)))
 
 
-@rule("read is short at the end, and says how short")
+@rule("read is short at the end, and says how short", short)
 def short_read(probe: Probe) -> None:
     for left in (1, 2, 7, 8, probe.length):
         buf = bytearray(left + 5)
@@ -114,7 +114,7 @@ def short_read(probe: Probe) -> None:
     probe.settle("short reads")
 
 
-@rule("write is short at the end, says how short, and what it wrote is there", writable)
+@rule("write is short at the end, says how short, and what it wrote is there", short_and_writable)
 def short_write(probe: Probe) -> None:
     for left in (1, 2, 7, 8, probe.length):
         offset = probe.length - left
@@ -174,7 +174,7 @@ def whole_slices(probe: Probe) -> None:
             assert buf == data, f"read_slice of {size} bytes at {offset:#x}"
 
 
-@rule("read_slice that ends early says how much it moved, and that stays moved")
+@rule("read_slice that ends early says how much it moved, and that stays moved", short)
 def partial_read_slice(probe: Probe) -> None:
     for left in (1, 7, probe.length):
         offset = probe.length - left
@@ -188,7 +188,7 @@ def partial_read_slice(probe: Probe) -> None:
     probe.settle("partial reads")
 
 
-@rule("write_slice that ends early says how much it moved, and that stays moved", writable)
+@rule("write_slice that ends early says how much, and that stays moved", short_and_writable)
 def partial_write_slice(probe: Probe) -> None:
     for left in (1, 7, probe.length):
         offset = probe.length - left
@@ -200,6 +200,25 @@ def partial_write_slice(probe: Probe) -> None:
         )
         assert (error.expected, error.completed) == (left + 3, left), repr(error)
         probe.settle("a partial write_slice")
+
+
+@rule("an access of which a byte is outside is refused whole", lambda c: not short(c))
+def never_short(probe: Probe) -> None:
+    kind = probe.contract.never_short
+    assert kind is not None
+    for left in (1, 7, probe.length):
+        where = probe.at(probe.length - left)
+        data = bytes(left + 1)
+        calls: list[Any] = [
+            lambda d=data, w=where: probe.bytes.read(bytearray(d), w),
+            lambda d=data, w=where: probe.bytes.read_slice(bytearray(d), w),
+        ]
+        if probe.contract.read_only is None:
+            calls.append(lambda d=data, w=where: probe.bytes.write(d, w))
+            calls.append(lambda d=data, w=where: probe.bytes.write_slice(d, w))
+        for call in calls:
+            probe.refused(call, kind, f"{left + 1} bytes of which {left} are there")
+            probe.settle(f"{left + 1} bytes of which {left} have room")
 
 
 @rule("any kind of buffer is taken as its bytes", writable)
@@ -259,7 +278,7 @@ def writing_objects(probe: Probe) -> None:
 
 @rule("an object that does not fit is moved as a slice is, or not at all")
 def objects_at_the_end(probe: Probe) -> None:
-    whole = probe.contract.whole_objects
+    whole = probe.contract.never_short or probe.contract.whole_objects
     for cls in OBJECTS[1:]:
         for left in (1, cls.size - 1):
             offset = probe.length - left
@@ -277,7 +296,7 @@ def objects_at_the_end(probe: Probe) -> None:
             probe.refused(
                 lambda v=value, o=offset: probe.bytes.write_obj(v, probe.at(o)), kind, what)
             probe.settle(what)
-    outside = whole or probe.contract.outside
+    outside = probe.contract.whole_objects or probe.contract.outside
     probe.refused(lambda: probe.bytes.read_obj(probe.at(probe.length), Le32), outside, "outside")
     if probe.contract.read_only is None:
         probe.refused(
@@ -346,7 +365,8 @@ def _single(probe: Probe, cls: type[ByteValued], offset: int, kind: type[Excepti
 def single_at_the_end(probe: Probe) -> None:
     for cls in probe.contract.atomics:
         for left in range(1, cls.size):
-            _single(probe, cls, probe.length - left, probe.contract.not_one, "across the end")
+            kind = probe.contract.never_short or probe.contract.not_one
+            _single(probe, cls, probe.length - left, kind, "across the end")
 
 
 @rule("store and load outside are refused")
@@ -416,7 +436,7 @@ def one_access(probe: Probe) -> None:
 
 @rule("reading, however it ends, writes nothing; writing reads nothing", _counted_and_writable)
 def only_what_was_asked(probe: Probe) -> None:
-    probe.bytes.read(bytearray(probe.length + 4), probe.at(0))
+    probe.bytes.read(bytearray(probe.length + 4 * short(probe.contract)), probe.at(0))
     probe.bytes.read_obj(probe.at(1), Le64)
     probe.bytes.load(probe.at(8), probe.contract.atomics[-1])
     assert {what for what, _, _ in probe.calls} == {"read"}, probe.calls

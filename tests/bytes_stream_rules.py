@@ -5,7 +5,7 @@ from __future__ import annotations
 from io import BytesIO
 from typing import Any
 
-from bytes_subject import Contract, Probe, Streams, other, rule
+from bytes_subject import Contract, Probe, Streams, other, rule, short
 
 from qemuglue.memory.guest_error import ErrorKind
 
@@ -134,7 +134,7 @@ def failing_source(probe: Probe) -> None:
         assert src.reads == 1, "it was read again"
 
 
-@rule("filling is short at the end of the memory", source_rules)
+@rule("filling is short at the end of the memory", lambda c: source_rules(c) and short(c))
 def filling_at_the_end(probe: Probe) -> None:
     offset = probe.length - 5
     data = other(probe.have(offset, 5))
@@ -219,8 +219,9 @@ def exact_into_short_memory(probe: Probe) -> None:
     def call() -> None:
         probe.bytes.read_exact_volatile_from(probe.at(offset), src, 9)
 
-    if probe.contract.streams is Streams.SLICE:
-        probe.refused(call, probe.contract.outside, what)
+    whole = probe.contract.never_short
+    if whole is not None or probe.contract.streams is Streams.SLICE:
+        probe.refused(call, whole or probe.contract.outside, what)
         assert src.reads == 0, f"{what}: the stream was read"
     else:
         probe.put(offset, data)
@@ -263,20 +264,25 @@ def emptying(probe: Probe) -> None:
     probe.settle("emptying")
 
 
-@rule("a stream gets what there is at the end of the memory", streams)
+@rule("a stream gets what there is at the end of the memory, or nothing", streams)
 def emptying_at_the_end(probe: Probe) -> None:
     offset = probe.length - 5
     dst = Sink()
-    assert probe.bytes.write_volatile_to(probe.at(offset), dst, 12) == 5
-    assert dst.taken == probe.have(offset, 5)
+    whole = probe.contract.never_short
+    if whole is None:
+        assert probe.bytes.write_volatile_to(probe.at(offset), dst, 12) == 5
+        assert dst.taken == probe.have(offset, 5)
+    else:
+        probe.refused(
+            lambda: probe.bytes.write_volatile_to(probe.at(offset), dst, 12), whole, "12 bytes")
     dst = Sink()
     what = "all of 12 bytes where 5 are there"
 
     def call() -> None:
         probe.bytes.write_all_volatile_to(probe.at(offset), dst, 12)
 
-    if probe.contract.streams is Streams.SLICE:
-        probe.refused(call, probe.contract.outside, what)
+    if whole is not None or probe.contract.streams is Streams.SLICE:
+        probe.refused(call, whole or probe.contract.outside, what)
         assert dst.writes == 0, f"{what}: the stream got some"
     else:
         error: Any = probe.refused(call, probe.contract.partial, what)

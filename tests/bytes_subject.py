@@ -52,6 +52,9 @@ class Contract:
     #: Raised for objects that do not fit, which are then not moved at all; None where they are
     #: moved like slices.
     whole_objects: type[Exception] | None = None
+    #: Raised for every access of which any byte is outside, and nothing is moved then; None where
+    #: what can be moved is.
+    never_short: type[Exception] | None = None
     #: Raised by ``store`` and ``load`` that cannot be one access.
     not_one: type[Exception] = InvalidBackendAddress
     #: Likewise, where already the first byte is outside; None: as ``outside``.
@@ -200,6 +203,15 @@ def rule(
 def writable(contract: Contract) -> bool:
     """Rules about writing are for what can be written."""
     return contract.read_only is None
+
+
+def short(contract: Contract) -> bool:
+    """Rules about accesses that end early are for what does not refuse them whole."""
+    return contract.never_short is None
+
+
+def short_and_writable(contract: Contract) -> bool:
+    return short(contract) and writable(contract)
 
 
 def _pattern(size: int) -> bytes:

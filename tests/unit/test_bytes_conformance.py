@@ -9,7 +9,7 @@ from __future__ import annotations
 import bytes_stream_damages
 import pytest
 from bytes_conformance import RULES, Contract, Streams, applicable, broken_rules
-from bytes_damages import DAMAGES, MEMORY, READ_ONLY, SLICE, UNALIGNED, WHOLE
+from bytes_damages import DAMAGES, MEMORY, NEVER_SHORT, READ_ONLY, SLICE, UNALIGNED, WHOLE
 from bytes_reference import Reference, StreamReference, contract, subject
 
 from qemuglue.memory.guest_error import GuestIOError
@@ -25,6 +25,7 @@ KINDS = {
     "memory": (MEMORY, StreamReference), "slice": (SLICE, StreamReference),
     "plain": (PLAIN, Reference), "unaligned": (UNALIGNED, StreamReference),
     "read-only": (READ_ONLY, StreamReference), "whole objects": (WHOLE, StreamReference),
+    "never short": (NEVER_SHORT, StreamReference),
     "no streams": (NO_STREAMS, Reference), "no top": (NO_TOP, StreamReference),
 }
 
