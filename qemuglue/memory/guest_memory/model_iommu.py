@@ -71,7 +71,7 @@ class ModelIommu(Iommu):
         from the first byte that is refused to the end of the access; and IommuMisconfigured
         where an IOMMU region has no callbacks or IOMMUs lead to each other for ever."""
         start = iova.raw_value()
-        if start + length >= ADDRESS_END and length:
+        if start + length >= ADDRESS_END:
             raise CannotResolve(IovaRange(iova, length), "a range does not reach 2^64")
         found: list[MappedRange] = []
         done = steps = 0
