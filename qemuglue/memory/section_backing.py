@@ -126,14 +126,16 @@ class SectionMemory(SectionBacking):
     notes it himself (``AddressSpace.mark_dirty``), as who writes through a host pointer in QEMU.
     """
 
-    __slots__ = ("data",)
+    __slots__ = ()
 
-    def __init__(self, space: AddressSpace, section: MemoryRegionSection) -> None:
-        super().__init__(space, section)
-        backing = section.region.backing
+    @property
+    def data(self) -> memoryview:
+        """A view of the section's bytes. It is made at each use, so that none is left when the
+        memory is unmapped."""
+        backing = self.section.region.backing
         assert isinstance(backing, HostMemory), "section_backing looks"
         first = self._in_region(0)
-        self.data: memoryview = memoryview(backing.data)[first : first + section.size]
+        return memoryview(backing.data)[first : first + self.section.size]
 
 
 def section_backing(space: AddressSpace, section: MemoryRegionSection) -> SectionBacking:

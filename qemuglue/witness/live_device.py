@@ -211,12 +211,12 @@ class LiveSpace(MirroredSpace):
             return DECODE_ERROR, self.rules.refused_value(size)
         if self._blocked(region):
             return ACCESS_ERROR, 0
+        found = (region.ops or self.live).read(region, offset, size, attrs)
         big = self.rules.big(region.contract, self.target_big)
         self.live.told.expect(
             Piece(region, offset + each.delta, each.size, None, False)
             for each in self.rules.pieces(region.contract, size, big))
-        ops = region.ops or self.live
-        return ops.read(region, offset, size, attrs)
+        return found
 
     def dispatch_write(
         self, region: MemoryRegion, offset: int, value: int, size: int,
@@ -227,13 +227,13 @@ class LiveSpace(MirroredSpace):
             return DECODE_ERROR
         if self._blocked(region):
             return ACCESS_ERROR
+        result = (region.ops or self.live).write(region, offset, value, size, attrs)
         big = self.rules.big(region.contract, self.target_big)
         for each in self.rules.pieces(region.contract, size, big):
             part = value >> each.shift if each.shift >= 0 else value << -each.shift
             part &= (1 << each.size * 8) - 1
             self.live.told.expect([Piece(region, offset + each.delta, each.size, part, True)])
-        ops = region.ops or self.live
-        return ops.write(region, offset, value, size, attrs)
+        return result
 
     def _refused(
         self, region: MemoryRegion, offset: int, size: int, is_write: bool, attrs: MemTxAttrs
