@@ -159,7 +159,7 @@ def test_memory_that_stays_where_it_is_needs_no_iommu() -> None:
     iommu = ModelIommu(space, m.target)
     assert list(iommu.translate(at(8), PAGE, BOTH)) == [MappedRange(at(8), PAGE)]
     assert list(iommu.translate(at(DEVICE), 4, BOTH)) == [MappedRange(at(DEVICE), 4)]
-    with pytest.raises(CannotResolve, match="0x9000\\+0x2 .* nothing is mapped there"):
+    with pytest.raises(CannotResolve, match=r"0x9000\+0x2 .* nothing is mapped there"):
         iommu.translate(at(DEVICE + PAGE - 2), 4, BOTH)
     with pytest.raises(CannotResolve, match=f"{RAM_SIZE:#x}\\+0x1 .* nothing is mapped there"):
         iommu.translate(at(RAM_SIZE - 1), 2, NO)
