@@ -8,8 +8,7 @@ differ only in the crates that the types come from). An ``Option`` is a value or
 
 Its host addresses are pointers. Here one is a ``PhysAddr``: a place in a ``Backing``, so that the
 face works on a bytearray, on memory that QEMU shares, on another process's memory and behind a
-device. Writing through one leaves no trace: no bitmap and no dirty log hears of it, as with any
-pointer.
+device. As with any pointer, no bitmap hears of what is written through one (a backing may tell).
 
 What each face makes of one request (vm-memory: ``Bytes`` of its ``GuestMemory``)
 
@@ -17,7 +16,8 @@ What each face makes of one request (vm-memory: ``Bytes`` of its ``GuestMemory``
 request                   here                        vm-memory
 ========================  ==========================  ================================
 nothing at the address    InvalidInput                InvalidGuestAddress(addr)
-no bytes, bad address     done                        done (0)
+no bytes, bad address     a buffer is done, an        done (0)
+                          object InvalidInput
 an object that two        InvalidInput, although the  ``read_obj`` is done in two
 regions share             bytes are all there         parts; ``load`` is
                                                       InvalidBackendAddress
@@ -71,6 +71,7 @@ from qemuglue.memory.bytes import (
 from qemuglue.memory.endian import EndianInt
 from qemuglue.memory.guest_address import ADDRESS_END, GuestAddress
 from qemuglue.memory.guest_error import HostAddressNotAvailable
+from qemuglue.memory.volatile.window import load_one, store_one
 
 #: Where in guest memory (upstream: ``GuestPhysAddr``).
 GuestPlace = GuestAddress | int
@@ -195,12 +196,20 @@ class PhysAddr:
         return max(len(self.backing) - self.offset, 0)
 
     def read(self, size: int) -> bytes:
-        """``size`` bytes, in one access of the backing; they must be there."""
+        """``size`` bytes, in one call of the backing; they must be there."""
         return self.backing.read(self.offset, size)
 
     def write(self, data: bytes) -> None:
-        """Put ``data`` here, in one access of the backing; it must fit."""
+        """Put ``data`` here, in one call of the backing; it must fit."""
         self.backing.write(self.offset, data)
+
+    def read_volatile(self, size: int) -> bytes:
+        """As ``read``; 1, 2, 4 or 8 bytes that can be pointed at are one load of that width."""
+        return load_one(self.backing, self.offset, size)
+
+    def write_volatile(self, data: bytes) -> None:
+        """As ``write``; 1, 2, 4 or 8 bytes that can be pointed at are one store of that width."""
+        store_one(self.backing, self.offset, data)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, PhysAddr):
@@ -244,13 +253,13 @@ class GuestMemoryAccessor(ABC):
         """A value of type ``cls``, in one access. Raises InvalidInput unless all of it is
         accessible in one piece; it may lie at any address."""
         size = size_of(cls)
-        return cls.from_raw(self._object(guest_addr, size).read(size))
+        return cls.from_raw(self._object(guest_addr, size).read_volatile(size))
 
     def write_obj(self, guest_addr: GuestPlace, val: ByteValued) -> None:
         """Write ``val``, in one access. Raises as ``read_obj`` does, before anything is
         written."""
         raw = byte_valued(val).raw
-        self._object(guest_addr, len(raw)).write(raw)
+        self._object(guest_addr, len(raw)).write_volatile(raw)
 
     def read_buffer(self, guest_addr: GuestPlace, buffer: Writable) -> None:
         """Fill ``buffer``, region by region. An empty one is filled without translating.
@@ -282,7 +291,7 @@ class GuestMemoryAccessor(ABC):
         if found is None:
             raise InvalidInput(at, size)
         host, limit = found
-        self._check_limit(at, host, limit, min(size, limit))
+        self._check_limit(at, host, limit, size if size <= limit else 0)
         if limit < size:
             raise InvalidInput(at, size)
         return host

@@ -4,6 +4,10 @@
 backing holds. It is to ``accessor`` what ``AddrSpace`` is to the trait in axaddrspace 0.3.0
 (``src/address_space/mod.rs``), of which it also has ``translate`` and ``translated_byte_buffer``;
 what maps and unmaps there (page tables) has no place here: make another accessor.
+
+One quirk of that ``AddrSpace`` cannot be had here, for a region is one piece of its backing: an
+area whose pages were allocated one by one lies in pieces, yet is told as one, so that even bytes
+that are left in the area are read from the wrong page behind the end of the first.
 """
 
 from __future__ import annotations

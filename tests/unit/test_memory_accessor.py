@@ -20,7 +20,7 @@ from qemuglue.memory.accessor import (
     ZeroLimit,
     guest_address,
 )
-from qemuglue.memory.backing import ByteBacking
+from qemuglue.memory.backing import Backing, ByteBacking
 from qemuglue.memory.endian import U8, Be16, Be32, Le16, Le32, Le64
 from qemuglue.memory.guest_address import GuestAddress, MemoryRegionAddress
 from qemuglue.memory.guest_error import HostAddressNotAvailable, InvalidBackendAddress
@@ -30,27 +30,31 @@ MEMORY_LEN = 0x10000
 BUFFER = bytes(range(0x11, 0x99, 0x11))
 
 
-class Recording(ByteBacking):
+class Recording:
     """Bytes that cannot be pointed at, and say how they were accessed."""
 
     def __init__(self, size: int, host_address: int | None = None) -> None:
-        super().__init__(size)
+        self.cells = bytearray(size)
         self.host_address = host_address
         self.calls: list[tuple[str, int, int]] = []
 
+    def __len__(self) -> int:
+        return len(self.cells)
+
     def read(self, offset: int, size: int) -> bytes:
         self.calls.append(("read", offset, size))
-        return super().read(offset, size)
+        return bytes(self.cells[offset : offset + size])
 
     def write(self, offset: int, data: bytes) -> None:
+        assert offset + len(data) <= len(self.cells)
         self.calls.append(("write", offset, len(data)))
-        super().write(offset, data)
+        self.cells[offset : offset + len(data)] = data
 
 
 class Machine(GuestMemoryAccessor):
     """Guest address 0 on is a window of the host's memory: what upstream's tests mock."""
 
-    def __init__(self, host: ByteBacking, base: int, size: int) -> None:
+    def __init__(self, host: Backing, base: int, size: int) -> None:
         self.host = host
         self.base = base
         self.size = size
@@ -69,7 +73,7 @@ class Scripted(GuestMemoryAccessor):
 
     def __init__(self, size: int, answers: dict[int, tuple[int, int]], known: int | None = None):
         self.host = Recording(size)
-        self.host.data[:] = bytes(i & 0xFF for i in range(size))
+        self.host.cells[:] = bytes(i & 0xFF for i in range(size))
         self.answers = answers
         self.known = known
 
@@ -87,33 +91,35 @@ class Trusting(Scripted):
     trusts_limits = True
 
 
-def machine(size: int = MEMORY_LEN) -> Machine:
-    return Machine(ByteBacking(size), 0, size)
+def machine(size: int = MEMORY_LEN) -> tuple[Machine, bytearray]:
+    """A machine, and all its memory."""
+    host = ByteBacking(size)
+    return Machine(host, 0, size), host.data
 
 
 # -- what upstream's own tests cover ---------------------------------------------------------
 
 
 def test_objects_and_buffers_come_back_as_they_were_written() -> None:
-    accessor = machine()
+    accessor, memory = machine()
     accessor.write_obj(GuestAddress(0x100), Le32(0x12345678))
     assert accessor.read_obj(GuestAddress(0x100), Le32) == 0x12345678
-    assert accessor.host.data[0x100:0x104] == bytes.fromhex("78563412")
+    assert memory[0x100:0x104] == bytes.fromhex("78563412")
     accessor.write_buffer(GuestAddress(0x200), BUFFER)
     buffer = bytearray(8)
     accessor.read_buffer(GuestAddress(0x200), buffer)
-    assert buffer == BUFFER == accessor.host.data[0x200:0x208]
+    assert buffer == BUFFER == memory[0x200:0x208]
 
 
 def test_an_object_at_an_address_that_is_not_mapped_is_invalid_input() -> None:
-    accessor = machine()
+    accessor, memory = machine()
     outside = GuestAddress(MEMORY_LEN + 0x1000)
     with pytest.raises(InvalidInput) as read:
         accessor.read_obj(outside, Le32)
     with pytest.raises(InvalidInput):
         accessor.write_obj(outside, Le32(42))
     assert (read.value.guest_addr, read.value.size, read.value.moved) == (outside, 4, 0)
-    assert not any(accessor.host.data)
+    assert not any(memory)
 
 
 def test_two_machines_do_not_see_each_other() -> None:
@@ -134,7 +140,7 @@ def test_two_machines_do_not_see_each_other() -> None:
 
 
 def test_a_buffer_across_a_page_is_there_byte_by_byte() -> None:
-    accessor, at = machine(), 4096 - 8
+    (accessor, _), at = machine(), 4096 - 8
     data = bytes(range(1, 17))
     accessor.write_buffer(at, data)
     buffer = bytearray(16)
@@ -144,7 +150,7 @@ def test_a_buffer_across_a_page_is_there_byte_by_byte() -> None:
 
 
 def test_buffers_at_a_page_s_start() -> None:
-    accessor = machine()
+    accessor, memory = machine()
     accessor.write_buffer(4096, b"\xab\xcd\xef\x12")
     buffer = bytearray(4)
     accessor.read_buffer(4096, buffer)
@@ -152,14 +158,14 @@ def test_buffers_at_a_page_s_start() -> None:
     accessor.write_buffer(4096, b"")
     accessor.read_buffer(4096, bytearray())
     accessor.write_buffer(4096, b"\x42")
-    assert accessor.host.data[4095:4101] == b"\x00\x42\xcd\xef\x12\x00"
+    assert memory[4095:4101] == b"\x00\x42\xcd\xef\x12\x00"
 
 
 # -- the contract ----------------------------------------------------------------------------
 
 
 def test_an_empty_buffer_is_not_even_translated() -> None:
-    accessor = machine()
+    accessor, _ = machine()
     for at in (0, MEMORY_LEN, (1 << 64) - 1):
         accessor.read_buffer(at, bytearray())
         accessor.write_buffer(at, b"")
@@ -183,8 +189,8 @@ def test_a_buffer_goes_on_region_by_region() -> None:
     assert buffer == bytes([40, 41, 42, 0, 20, 21, 22, 23])
     assert accessor.host.calls == [("read", 40, 3), ("read", 0, 1), ("read", 20, 4)]
     accessor.write_buffer(0x100, b"abcdef")
-    assert accessor.host.data[40:44] == b"abc\x2b" and accessor.host.data[:2] == b"d\x01"
-    assert accessor.host.data[20:23] == b"ef\x16"
+    assert accessor.host.cells[40:44] == b"abc\x2b" and accessor.host.cells[:2] == b"d\x01"
+    assert accessor.host.cells[20:23] == b"ef\x16"
 
 
 def test_what_was_moved_before_a_hole_stays_moved() -> None:
@@ -201,7 +207,7 @@ def test_what_was_moved_before_a_hole_stays_moved() -> None:
     )
     with pytest.raises(InvalidInput):
         accessor.write_buffer(0x100, b"abcdefgh")
-    assert accessor.host.data[10:14] == b"abc\x0d" and accessor.host.data[30:33] == b"de\x20"
+    assert accessor.host.cells[10:14] == b"abc\x0d" and accessor.host.cells[30:33] == b"de\x20"
 
 
 def test_an_object_is_whole_in_one_region_or_invalid_input() -> None:
@@ -234,18 +240,40 @@ def test_an_object_is_one_access_at_any_address() -> None:
         ]
 
 
+class Triple:
+    """A value of three bytes."""
+
+    size: ClassVar[int] = 3
+
+    def __init__(self, raw: bytes) -> None:
+        self.raw = raw
+
+    @classmethod
+    def from_raw(cls, data: bytes | bytearray | memoryview) -> Triple:
+        return cls(bytes(data))
+
+
+class Nothing(Triple):
+    """A value of no bytes."""
+
+    size: ClassVar[int] = 0
+
+
+def test_an_object_of_no_bytes_must_be_mapped_unlike_a_buffer_of_none() -> None:
+    accessor = Scripted(16, {4: (4, 0)})
+    assert accessor.read_obj(4, Nothing).raw == b""
+    accessor.write_obj(4, Nothing(b""))
+    for touch in (
+        lambda: accessor.read_obj(5, Nothing), lambda: accessor.write_obj(5, Nothing(b"")),
+    ):
+        with pytest.raises(InvalidInput):
+            touch()
+    accessor.read_buffer(5, bytearray())
+    accessor.write_buffer(5, b"")
+
+
 def test_an_object_may_be_any_bytes() -> None:
-    class Triple:
-        size: ClassVar[int] = 3
-
-        def __init__(self, raw: bytes) -> None:
-            self.raw = raw
-
-        @classmethod
-        def from_raw(cls, data: bytes | bytearray | memoryview) -> Triple:
-            return cls(bytes(data))
-
-    accessor = machine(8)
+    accessor, _ = machine(8)
     accessor.write_obj(5, Triple(b"abc"))
     assert accessor.read_obj(5, Triple).raw == b"abc"
     with pytest.raises(InvalidInput):
@@ -253,7 +281,7 @@ def test_an_object_may_be_any_bytes() -> None:
 
 
 def test_what_is_no_value_address_or_buffer_is_refused() -> None:
-    accessor = machine(8)
+    accessor, memory = machine(8)
     refused: list[Callable[[], object]] = [
         lambda: accessor.write_obj(0, 42),  # type: ignore[arg-type]
         lambda: accessor.read_obj(0, int),  # type: ignore[type-var]
@@ -269,7 +297,7 @@ def test_what_is_no_value_address_or_buffer_is_refused() -> None:
     for touch in refused:
         with pytest.raises(ModelError):
             touch()
-    assert accessor.asked == [] and not any(accessor.host.data)
+    assert accessor.asked == [] and not any(memory)
 
 
 def test_what_a_backing_refuses_passes_through() -> None:
@@ -284,10 +312,11 @@ def test_what_a_backing_refuses_passes_through() -> None:
             found = super().translate_and_get_limit(guest_addr)
             return found and (found[0], min(found[1], 4 - found[0].offset % 4))
 
-    accessor = Cut(Refusing(8), 0, 8)
+    host = Refusing(8)
+    accessor = Cut(host, 0, 8)
     with pytest.raises(InvalidBackendAddress):
         accessor.write_buffer(2, b"abcd")
-    assert accessor.host.data == b"\0\0ab\0\0\0\0"
+    assert host.data == b"\0\0ab\0\0\0\0"
 
 
 # -- what upstream does not notice -----------------------------------------------------------
@@ -364,6 +393,9 @@ def test_a_trusted_limit_is_refused_only_at_the_end_of_the_host_s_memory() -> No
     with pytest.raises(LimitTooLarge):
         short.read_obj(0, Le64)
     assert short.read_obj(0, Le32) == int.from_bytes(range(12, 16), "little")
+    none = Trusting(16, {0: (12, 7)})
+    with pytest.raises(InvalidInput):
+        none.read_obj(0, Le64)
 
 
 def test_bytes_beyond_the_last_address_are_refused_and_those_before_it_moved() -> None:
@@ -380,7 +412,7 @@ def test_bytes_beyond_the_last_address_are_refused_and_those_before_it_moved() -
     )
     with pytest.raises(AddressOverflow):
         accessor.write_buffer(last, b"abcdef")
-    assert accessor.host.data[8:12] == b"abcd" and accessor.host.data[:4] == bytes(range(4))
+    assert accessor.host.cells[8:12] == b"abcd" and accessor.host.cells[:4] == bytes(range(4))
 
 
 def test_a_buffer_may_end_at_the_last_address() -> None:
@@ -411,7 +443,9 @@ def test_a_host_address_has_the_number_that_its_backing_has() -> None:
     assert host.host_address == host.as_usize() == 0x7F0000001004
     assert repr(host) == "PhysAddr(0x7f0000001004: Recording+0x4)"
     host.write(b"abcd")
-    assert host.read(4) == b"abcd" == there.data[4:8] and host.left == 12
+    assert host.read(4) == b"abcd" == there.cells[4:8] and host.left == 12
+    host.write_volatile(b"ef")
+    assert host.read_volatile(4) == b"efcd"
     nowhere = PhysAddr(ByteBacking(16), 17)
     assert nowhere.host_address is None and repr(nowhere) == "PhysAddr(ByteBacking+0x11)"
     assert nowhere.left == 0
