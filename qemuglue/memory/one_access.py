@@ -6,15 +6,17 @@ still cut it into several calls. An atomic access is refused there, before anyth
 
 What is asked, in the order in which it is told:
 
-- The bytes lie in one region (CROSSES). A device has no end for QEMU (R7), so an access that
-  begins in one is not refused for going beyond it.
-- A device: its contract makes at most one call of the access (SPLIT). An access that the device
-  refuses is not cut; it fails as ``load`` and ``store`` do.
-- Memory: the host's address is a multiple of the size, too (HOST_ALIGNMENT), and the backing can
-  do so many bytes in one (BACKING): up to 8 where its bytes can be pointed at (``HostMemory``) or
-  belong to this process alone (SparseBacking); as many as it says in an attribute
-  ``atomic_size``; otherwise 1. A call of ``Backing.read`` promises nothing about how the bytes are
-  moved, and for another process's memory the kernel copies them as it likes.
+- CROSSES: the bytes do not lie in one region. A device has no end for QEMU (R7), so in a FlatView
+  an access that begins in one is not refused for going beyond it.
+- HOST_ALIGNMENT: what holds the bytes has them at an address (the host's, where it tells a
+  ``host_address``; else an offset) that is no multiple of the size. In a FlatView only memory is
+  asked this; a device says itself what it takes.
+- SPLIT: a device's contract makes several calls of the access. One that the device refuses is not
+  cut; it fails as ``load`` and ``store`` do.
+- BACKING: the backing does not move so many bytes in one. Up to 8 it does where its bytes can be
+  pointed at (``HostMemory``) or belong to this process alone (SparseBacking); as many as it says
+  in an attribute ``atomic_size``; otherwise 1. A call of ``Backing.read`` promises nothing about
+  how the bytes are moved, and another process's memory is copied by the kernel as it likes.
 
 Of a memory that shows neither sections nor slices nor mappings nothing is known: its ``store`` and
 ``load`` are believed.
@@ -47,7 +49,7 @@ class WhyNot(enum.Enum):
     TYPE = "values of this type have no atomic access"
     CROSSES = "it does not lie in one region"
     SPLIT = "the device's contract cuts it into several calls"
-    HOST_ALIGNMENT = "the host has these bytes at an address that is not aligned for them"
+    HOST_ALIGNMENT = "what holds these bytes has them where they are not aligned"
     BACKING = "what holds these bytes does not move so many of them in one"
 
 
@@ -127,12 +129,12 @@ def _in_slices(
 
 
 def _in_backing(backing: Backing, offset: int, size: int, raw: bytes | None) -> WhyNot | None:
+    if (_host_address(backing) + offset) % size:
+        return WhyNot.HOST_ALIGNMENT
     if isinstance(backing, SectionBacking):
         section = backing.section
         at = backing.space.rules.region_offset(section, section.start + offset)
         return _in_region(backing.space, section.region, at, size, raw)
-    if (_host_address(backing) + offset) % size:
-        return WhyNot.HOST_ALIGNMENT
     return WhyNot.BACKING if size > atomic_size(backing) else None
 
 
