@@ -99,10 +99,7 @@ def wanted(
     if first is None:
         return heard
     region = twin.made[first.leaf]
-    together = all(
-        spot is not None and spot.leaf is first.leaf and spot.offset == first.offset + at
-        for at, spot in enumerate(spots)
-    )
+    together = all(spot and first.carried_on_by(spot, at) for at, spot in enumerate(spots))
     if region.is_ram and not together:
         assert heard is InvalidBackendAddress
         return WhyNot.CROSSES
