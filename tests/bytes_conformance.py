@@ -2,19 +2,21 @@
 
 To run your own implementation through it, write a test module beside the others::
 
-    from bytes_conformance import BytesConformance, Contract, Subject
-
     class TestMine(BytesConformance):
         contract = Contract(length=64)          # what may differ is a field of it
 
         def make(self) -> Subject:
-            data = bytearray(64)                # what your object keeps its bytes in
-            def fill(new: bytes) -> None: data[:] = new
-            return Subject(Mine(data), address=lambda n: n, snapshot=lambda: bytes(data), fill=fill)
+            store = ByteBacking(64)             # what your object keeps its bytes in
+            mine = GuestRegionCollection.from_regions([GuestRegion(0x1000, store)])
+            return Subject(
+                mine, address=lambda n: GuestAddress(0x1000 + n),
+                snapshot=lambda: bytes(store.data), fill=lambda data: store.write(0, data),
+            )
 
-and run it with pytest: one test a rule. ``Contract`` and ``Subject`` (``bytes_subject``) say what
-their fields are. Let ``snapshot`` have a margin around the bytes, so that one too many is seen;
-give the object a second contiguous region (``seam``) if it can have one.
+and run it with pytest: one test a rule (``BytesConformanceAtOnce``: one test of all). ``Contract``
+and ``Subject`` (``bytes_subject``) say what their fields are. Let ``snapshot`` have a margin around
+the bytes, so that one too many is seen; give the object a second contiguous region (``seam``) if it
+can have one.
 
 A rule (``bytes_rules``, ``bytes_stream_rules``) is run on a fresh subject, whose bytes are set to a
 known pattern; the rules that are not about such an implementation are not run. Outside pytest,
@@ -32,8 +34,8 @@ import pytest
 from bytes_subject import RULES, Contract, Rule, Streams, Subject
 
 __all__ = [
-    "RULES", "BytesConformance", "Contract", "Rule", "Streams", "Subject", "applicable",
-    "broken_rules",
+    "RULES", "BytesConformance", "BytesConformanceAtOnce", "Contract", "Rule", "Streams", "Subject",
+    "applicable", "broken_rules",
 ]
 
 # Importing them makes the list; rewritten, their assertions say what they saw.
@@ -59,14 +61,18 @@ def broken_rules(contract: Contract, make: Callable[[], Subject]) -> dict[str, s
     return broken
 
 
-class BytesConformance:
-    """Base of a test class; see the module."""
+class Implementation:
+    """What both bases of a test class need."""
 
     contract: ClassVar[Contract]
 
     def make(self) -> Subject:
         """A new subject."""
         raise NotImplementedError
+
+
+class BytesConformance(Implementation):
+    """Base of a test class: one test a rule. See the module."""
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
         assert metafunc.cls is not None
@@ -76,3 +82,10 @@ class BytesConformance:
 
     def test_rule(self, rule: Rule) -> None:
         rule.run(self.contract, self.make())
+
+
+class BytesConformanceAtOnce(Implementation):
+    """The same as one test, where a test of its own for each rule costs more than the rule."""
+
+    def test_every_rule(self) -> None:
+        assert broken_rules(self.contract, self.make) == {}

@@ -71,7 +71,7 @@ class Contract:
     read_only: type[Exception] | None = None
     #: Whether ``Subject.calls`` is kept.
     counted: bool = False
-    #: Whether there is an address 2^64-1 (``Subject.address`` is asked for it), outside.
+    #: Whether there is an address 2^64-1 (``Subject.top``), outside.
     has_top: bool = True
 
     def __post_init__(self) -> None:
@@ -100,8 +100,8 @@ class Subject:
     margin: int = 0
     #: (what, offset, size) of each access to what the bytes are kept in, appended as it happens.
     calls: list[tuple[str, int, int]] = field(default_factory=list)
-    #: The address 2^64-1, where the contract has it.
-    top: Any = (1 << 64) - 1
+    #: The address 2^64-1, where the contract has it; None: its type is called with that.
+    top: Any = None
 
 
 class Probe:
@@ -111,7 +111,8 @@ class Probe:
         self.contract = contract
         self.bytes = subject.bytes
         self.at = subject.address
-        self.top = subject.top
+        top = (1 << 64) - 1
+        self.top = type(subject.address(0))(top) if subject.top is None else subject.top
         self.calls = subject.calls
         self._subject = subject
         self._expected = bytearray(_pattern(len(subject.snapshot())))

@@ -6,13 +6,28 @@ suite must say of it that it breaks that rule.
 
 from __future__ import annotations
 
+from textwrap import dedent
+from typing import Any
+
+import bytes_conformance
 import bytes_stream_damages
 import pytest
-from bytes_conformance import RULES, Contract, Streams, applicable, broken_rules
+from bytes_conformance import (
+    RULES,
+    BytesConformance,
+    Contract,
+    Streams,
+    Subject,
+    applicable,
+    broken_rules,
+)
 from bytes_damages import DAMAGES, MEMORY, NEVER_SHORT, READ_ONLY, SLICE, UNALIGNED, WHOLE
 from bytes_reference import Reference, StreamReference, contract, subject
 
+from qemuglue.memory.backing import ByteBacking
+from qemuglue.memory.guest_address import GuestAddress
 from qemuglue.memory.guest_error import GuestIOError
+from qemuglue.memory.guest_memory import GuestRegion, GuestRegionCollection
 
 PLAIN = contract(streams=Streams.PLAIN, io_error=GuestIOError)
 NO_STREAMS = contract(streams=None)
@@ -54,3 +69,18 @@ def test_a_damage_is_seen(case: tuple[frozenset[str], Contract, type[Reference]]
     broken = broken_rules(about, lambda: subject(made, about))
     assert set(broken) == rules, broken
     assert all("attribute" not in seen for seen in broken.values()), "the damage itself is broken"
+
+
+def test_the_example_in_the_suite_is_an_implementation_that_passes() -> None:
+    text = bytes_conformance.__doc__ or ""
+    code = text.partition("::\n\n")[2].partition("\n\nand run it")[0]
+    names: dict[str, Any] = {
+        cls.__name__: cls for cls in (
+            BytesConformance, ByteBacking, Contract, GuestAddress, GuestRegion,
+            GuestRegionCollection, Subject,
+        )
+    }
+    exec(dedent(code), names)
+    mine = names["TestMine"]
+    assert len(applicable(mine.contract)) > 40
+    assert broken_rules(mine.contract, mine().make) == {}

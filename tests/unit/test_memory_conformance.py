@@ -78,11 +78,11 @@ class Store:
             recording = Recording(whole, self.calls)
             self.backing, self.cells = recording, recording.cells
 
-    def subject(self, made: Any, address: Any, top: Any) -> Subject:
-        return of_stores(made, address, top, self)
+    def subject(self, made: Any, address: Any, top: Any = None) -> Subject:
+        return of_stores(made, address, self, top=top)
 
 
-def of_stores(made: Any, address: Any, top: Any, *stores: Store) -> Subject:
+def of_stores(made: Any, address: Any, *stores: Store, top: Any = None) -> Subject:
     """A subject whose run is that of each store in turn."""
     sizes = [len(store.cells) - 2 * MARGIN for store in stores]
 
@@ -152,7 +152,7 @@ class TestVolatileSlice(BytesConformance):
 
     def make(self) -> Subject:
         store = Store()
-        return store.subject(VolatileSlice(store.backing, MARGIN, LENGTH), lambda n: n, TOP)
+        return store.subject(VolatileSlice(store.backing, MARGIN, LENGTH), lambda n: n)
 
 
 class TestVolatileSliceOfMemory(BytesConformance):
@@ -163,7 +163,7 @@ class TestVolatileSliceOfMemory(BytesConformance):
     def make(self) -> Subject:
         store = Store(pointed=True)
         made = VolatileSlice(store.backing).subslice(MARGIN, LENGTH)
-        return store.subject(made, lambda n: n, TOP)
+        return store.subject(made, lambda n: n)
 
 
 class TestGuestRegion(BytesConformance):
@@ -175,7 +175,7 @@ class TestGuestRegion(BytesConformance):
     def make(self) -> Subject:
         store = Store()
         made = GuestRegion(BASE, Window(store))
-        return store.subject(made, MemoryRegionAddress, MemoryRegionAddress(TOP))
+        return store.subject(made, MemoryRegionAddress)
 
 
 class TestGuestRegionCollection(BytesConformance):
@@ -183,7 +183,7 @@ class TestGuestRegionCollection(BytesConformance):
 
     def make(self) -> Subject:
         made, low, high = collection()
-        return of_stores(made, guest, GuestAddress(TOP), low, high)
+        return of_stores(made, guest, low, high)
 
 
 class TestMapping(BytesConformance):
@@ -196,7 +196,7 @@ class TestMapping(BytesConformance):
 
     def make(self) -> Subject:
         store = Store()
-        return store.subject(MemoryMapping(store.backing, MARGIN, LENGTH), lambda n: n, TOP)
+        return store.subject(MemoryMapping(store.backing, MARGIN, LENGTH), lambda n: n)
 
 
 class TestMapMemory(BytesConformance):
@@ -210,7 +210,7 @@ class TestMapMemory(BytesConformance):
     def make(self) -> Subject:
         store = Store()
         made = MapMemory.from_regions([(BASE, MemoryMapping(store.backing, MARGIN, LENGTH))])
-        return store.subject(made, guest, GuestAddress(TOP))
+        return store.subject(made, guest)
 
 
 # -- behind an IOMMU -------------------------------------------------------------------------
@@ -248,8 +248,7 @@ def behind(*, slack: int, access: Permissions) -> Subject:
         (IOVA + LENGTH - SEAM, BASE, SEAM + slack, access),
     )
     memory = IommuMemory(made, table)
-    return of_stores(
-        memory, lambda n: GuestAddress(IOVA + n), GuestAddress(TOP), second, first)
+    return of_stores(memory, lambda n: GuestAddress(IOVA + n), second, first)
 
 
 class TestIommuMemoryThatIsOff(BytesConformance):
@@ -260,7 +259,7 @@ class TestIommuMemoryThatIsOff(BytesConformance):
     def make(self) -> Subject:
         made, low, high = collection()
         memory = IommuMemory(made, Table(), use_iommu=False)
-        return of_stores(memory, guest, GuestAddress(TOP), low, high)
+        return of_stores(memory, guest, low, high)
 
 
 class TestIommuMemory(BytesConformance):
@@ -331,7 +330,7 @@ class TestFlatView(OfTheModel):
             (BASE, MemoryRegion.ram("low", SEAM, Window(low))),
             (BASE + SEAM, MemoryRegion.ram("high", LENGTH - SEAM, Window(high))),
         )
-        return of_stores(self.view(space), guest, GuestAddress(TOP), low, high)
+        return of_stores(self.view(space), guest, low, high)
 
 
 class TestFlatViewWithAttributes(OfTheModel):
@@ -343,8 +342,8 @@ class TestFlatViewWithAttributes(OfTheModel):
         store = Store()
         space = space_of((BASE, MemoryRegion.ram("ram", LENGTH, Window(store))))
         attrs = MemTxAttrs(secure=True)
-        return store.subject(
-            self.view(space), lambda n: (guest(n), attrs), (GuestAddress(TOP), attrs))
+        top = (GuestAddress(TOP), attrs)
+        return store.subject(self.view(space), lambda n: (guest(n), attrs), top)
 
 
 class TestFlatViewOfRom(OfTheModel):
@@ -353,7 +352,7 @@ class TestFlatViewOfRom(OfTheModel):
     def make(self) -> Subject:
         store = Store()
         space = space_of((BASE, MemoryRegion.rom("rom", LENGTH, Window(store))))
-        return store.subject(self.view(space), guest, GuestAddress(TOP))
+        return store.subject(self.view(space), guest)
 
 
 class TestMemoryRegionSection(OfTheModel):
@@ -366,7 +365,7 @@ class TestMemoryRegionSection(OfTheModel):
         ram = MemoryRegion.ram("ram", LENGTH + 2 * MARGIN, store.backing)
         space = space_of((BASE, MemoryRegion.alias_of("part", ram, MARGIN, LENGTH)))
         section = self.view(space).find_region(BASE)
-        return store.subject(section, MemoryRegionAddress, MemoryRegionAddress(TOP))
+        return store.subject(section, MemoryRegionAddress)
 
 
 class TestRegionOfASection(OfTheModel):
@@ -380,4 +379,4 @@ class TestRegionOfASection(OfTheModel):
         space = space_of((BASE, MemoryRegion.alias_of("part", ram, MARGIN, LENGTH)))
         self.kept = space
         made = GuestRegion(BASE, section_backing(space, space.view.sections[0]))
-        return store.subject(made, MemoryRegionAddress, MemoryRegionAddress(TOP))
+        return store.subject(made, MemoryRegionAddress)
