@@ -6,6 +6,7 @@ documented by the face's own module; nothing else may differ.
 
 from __future__ import annotations
 
+#: ``cut-by-qtest`` is the live machine's, not a face's: such an operation is not judged.
 #: Name -> what the face does, and what QEMU does with the same request.
 DESIGNS: dict[str, str] = {
     "one-region": (
@@ -33,7 +34,6 @@ DESIGNS: dict[str, str] = {
         "there is no pointer to memory that only QEMU's process has; gpa2hva knows one there"
     ),
     "cut-by-qtest": (
-        "what was to be one access of a device is not made, since qtest would cut it; QEMU itself "
-        "can make it"
+        "what was to be one access of a device was not made, since qtest would cut it (cut-by-qtest)"
     ),
 }

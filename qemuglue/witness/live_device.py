@@ -79,6 +79,9 @@ class Told:
     kept: bool = False
     events: list[Event] = field(default_factory=list)
     expected: list[Piece] = field(default_factory=list)
+    #: The byte order that a device was seen to have: what qtest moved, against what QEMU says
+    #: reached the device.
+    orders: dict[MemoryRegion, Literal["little", "big"]] = field(default_factory=dict)
     remapped: bool = False
 
     def add(self, events: Iterable[Event]) -> None:
@@ -174,7 +177,21 @@ class LiveDevices:
         if data is None:
             value = parse_value(reply.rstrip(b"\n")) & ((1 << 8 * size) - 1)
             raw = value.to_bytes(size, self._order)
+        if self.told.kept and size > 1 and region not in self.told.orders:
+            self._note_order(region, offset, raw if data is None else data, events)
         return DECODE_ERROR if refused else OK, raw
+
+    def _note_order(
+        self, region: MemoryRegion, offset: int, raw: bytes, events: Iterable[Event]
+    ) -> None:
+        """The device's byte order, where one call of it had all of ``raw``."""
+        where = region.absolute(offset)
+        little, big = int.from_bytes(raw, "little"), int.from_bytes(raw, "big")
+        for event in events:
+            whole = event.name == region.name and event.address == where and (
+                event.size == len(raw) and event.refusal is None)
+            if whole and little != big and event.value in (little, big):
+                self.told.orders[region] = "big" if event.value == big else "little"
 
     def _device_order(self, region: MemoryRegion) -> Literal["little", "big"]:
         contract = self._contracts.get(region, region.contract)
