@@ -34,6 +34,7 @@ DESIGNS: dict[str, str] = {
         "there is no pointer to memory that only QEMU's process has; gpa2hva knows one there"
     ),
     "cut-by-qtest": (
-        "what was to be one access of a device was not made, since qtest would cut it (cut-by-qtest)"
+        "what was to be one access of a device was not made, since qtest would cut it "
+        "(cut-by-qtest)"
     ),
 }

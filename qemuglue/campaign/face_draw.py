@@ -35,12 +35,12 @@ _PASSIVE = ("memory", "I/O", "cpu-")
 
 
 class Untouched:
-    """Which regions are left alone, and why; asked anew after the map has changed."""
+    """Which regions are left alone, and why; asked anew after the map has changed. ``fatal`` are
+    those whose accesses ended QEMU."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, fatal: dict[str, str]) -> None:
         self._session = session
-        #: Regions whose accesses ended QEMU.
-        self.fatal: dict[str, str] = {}
+        self._fatal = fatal
         self._masters: set[str] | None = None
         self._reads: dict[MemoryRegion, str] = {}
         self._writes: dict[MemoryRegion, str] = {}
@@ -54,8 +54,8 @@ class Untouched:
 
     def _why_not(self, region: MemoryRegion, is_write: bool) -> str:
         session, barriers = self._session, self._session.knowledge.barriers
-        if region.name in self.fatal:
-            return self.fatal[region.name]
+        if region.name in self._fatal:
+            return self._fatal[region.name]
         why = session.unjudgeable(region)
         if why is not None:
             return why

@@ -45,6 +45,8 @@ _WRITES = (EventKind.WRITE, EventKind.INVALID_WRITE)
 #: Bytes on both sides of an operation that must not have changed.
 GUARD = 16
 
+_DMA = "memory changed while a device that was written may do DMA of its own"
+
 #: Words of verdicts, as in ``verdict.Verdict``, and one of our own.
 MATCH, LEARNT, UNJUDGED, BY_DESIGN, DIVERGED = (
     "match", "learnt", "unjudged", "by design", "diverged")
@@ -70,6 +72,10 @@ class Judged:
         kind = self.kind.value.replace(" ", "-")
         return f"divergence:{self.what}:{kind}:{self.op.face}:{self.op.method}"
 
+    def unjudged(self, why: str) -> Judged:
+        """The same, of which nothing is said."""
+        return replace(self, verdict=UNJUDGED, why=(why,))
+
 
 class FaceRun:
     """Use as a context manager; leaving it ends QEMU. ``rules`` are those that the faces go by:
@@ -85,6 +91,10 @@ class FaceRun:
         self._stirred = False
         #: Whether the byte order of each region was known before, by key.
         self._known_orders: frozenset[object] = frozenset()
+        #: Regions that are left alone because an access to them ended QEMU, and the reason.
+        self.fatal: dict[str, str] = {}
+        #: What a reader of the result should know.
+        self.notes: list[str] = []
 
     session: Session
     live: LiveMachine
@@ -100,7 +110,6 @@ class FaceRun:
             self.live = self._open.enter_context(LiveMachine(
                 self.session.process, contracts=known, rules=self._rules, record=True))
             self.session.evidence.lenient = True
-            self.untouched = Untouched(self.session)
             self._stand()
         except BaseException:
             self._open.close()
@@ -117,9 +126,7 @@ class FaceRun:
     def _stand(self) -> None:
         """Put the faces on the map as it is now."""
         self._objects = {name: put_on(name, self.live.memory) for name in self._faces}
-        fatal = self.untouched.fatal
-        self.untouched = Untouched(self.session)
-        self.untouched.fatal = fatal
+        self.untouched = Untouched(self.session, self.fatal)
         self.drawer = Drawer(self.session, self.untouched, self._faces)
         self.ground = Ground(self.session)
         self.session.events()
@@ -150,7 +157,7 @@ class FaceRun:
             self.session.after_reset()
             self.live.refresh()
             self._stand()
-            return _unjudged(judged, "the machine was reset")
+            return judged.unjudged("the machine was reset")
         return judged
 
     def _judge(
@@ -174,11 +181,11 @@ class FaceRun:
             self._map_changed()
             odd = odd or ("the memory map changed under it" if found is not None else "")
         if found is not None:
-            return _unjudged(found, odd) if odd else found
+            return found.unjudged(odd) if odd else found
         if odd:
-            return _unjudged(first, odd)
+            return first.unjudged(odd)
         if "cut-by-qtest" in designs:
-            return _unjudged(first, DESIGNS["cut-by-qtest"])
+            return first.unjudged(DESIGNS["cut-by-qtest"])
         if designs:
             return replace(first, verdict=BY_DESIGN, why=designs)
         return replace(first, verdict=LEARNT if learnt else MATCH)
@@ -289,9 +296,8 @@ class FaceRun:
             owed = region.backing.read(low - section.start + section.offset, high - low)
             if seen != owed:
                 at = next(n for n in range(len(seen)) if seen[n] != owed[n])
-                if self._stirred and self.session.suspects():
-                    self.session.ram.adopt_all()
-                    return None
+                if self._may_be_dma():
+                    return judged.unjudged(_DMA)
                 return _parted(
                     judged, "ram",
                     (f"{low + at:#x} holds {owed[at : at + 16].hex()}",),
@@ -342,10 +348,38 @@ class FaceRun:
         found = self.session.ram.check_all()
         if not found:
             return ()
-        self.session.ram.adopt_all()
-        if self._stirred and self.session.suspects():
+        if self._may_be_dma():
             return ()
+        self.session.ram.adopt_all()
         return tuple(each.describe() for each in found[:8])
+
+    def _may_be_dma(self) -> bool:
+        """Whether a device that was written may have changed memory by itself; then it is taken
+        as it is, and told."""
+        if not (self._stirred and self.session.suspects()):
+            return False
+        self.session.ram.adopt_all()
+        self.notes.append(_DMA)
+        return True
+
+    def stray(self, judged: Judged, found: tuple[str, ...]) -> Judged:
+        """The divergence that bytes changed which no operation up to this one names."""
+        return _parted(judged, "stray", ("these bytes are as they were",), found)
+
+    def resync(self) -> None:
+        """After a divergence: take memory as it is, and forget what is left to be heard."""
+        self.session.events()
+        self.live.told.take()
+        self.session.ram.adopt_all()
+
+    def region_of(self, op: FaceOp) -> str:
+        """The name of the first region that ``op`` touches; "unassigned" where there is none."""
+        names = [s.region.name for s in self._sections(op) if s.assigned]
+        return names[0] if names else "unassigned"
+
+    def kind_of(self, op: FaceOp) -> Kind:
+        """The row of the table that ``op`` belongs to."""
+        return self._kind(op, self._sections(op))
 
     # -- small things ----------------------------------------------------------------------------
 
@@ -375,10 +409,6 @@ def _parted(
     judged: Judged, what: str, face: tuple[str, ...], qemu: tuple[str, ...]
 ) -> Judged:
     return replace(judged, verdict=DIVERGED, what=what, face=face, qemu=qemu)
-
-
-def _unjudged(judged: Judged, why: str) -> Judged:
-    return replace(judged, verdict=UNJUDGED, why=(why,))
 
 
 def _piece_text(piece: Piece) -> str:

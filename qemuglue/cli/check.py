@@ -27,6 +27,7 @@ from qemuglue.cli.common import (
 )
 from qemuglue.cli.contracts import load
 from qemuglue.errors import UsageError
+from qemuglue.memory.faces import FACES, find_face
 from qemuglue.qemu.builds import Build
 from qemuglue.qemu.config import machine_name
 from qemuglue.witness.contract_table import ContractTable
@@ -66,13 +67,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="keep findings there, to replay them (default: they are only printed)")
     add("--defect", metavar="NAME",
         help="plant this defect in the model, to see that it is found "
-             "(`qemuglue targets --defects` lists them)")
+             "(`qemuglue targets --defects` lists them; --face has more)")
     add("--qom", action="store_true",
         help="compare each region with QEMU's object model also where no access is made "
              "(with accesses it always is)")
     add("--contracts", type=Path, action="append", default=[], metavar="FILE",
         help="hold the devices to the contracts that `qemuglue contracts MACHINE --save FILE` "
              "wrote, perhaps of another build; what is not in them is probed; may be repeated")
+    add("--face", action="append", default=[], metavar="NAME",
+        help="instead of all that: random operations of a memory API of the field, on the memory "
+             "of the live machine, against QEMU's own account; may be repeated; `all` is every "
+             f"face: {', '.join(FACES)}")
     add("--oddities", action="store_true",
         help="only print what is known to be odd in QEMU and is not reported as a divergence")
     add_json(parser)
@@ -85,6 +90,8 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"--ops {args.ops}: give 0 to {MAX_OPS}")
     if args.jobs is not None and not 1 <= args.jobs <= MAX_JOBS:
         raise UsageError(f"--jobs {args.jobs}: give 1 to {MAX_JOBS}")
+    if args.face:
+        return _faces(args)
     if args.defect and args.defect not in PLANTED:
         raise UsageError(f"no defect {args.defect!r}; there are {', '.join(PLANTED)}")
     standard()  # a file of oddities that cannot be read is told before any work
@@ -209,6 +216,60 @@ def _chosen(args: argparse.Namespace, builds: list[Build]) -> list[tuple[Build, 
         raise UsageError("none of the machines checked by default is in this build; name one, "
                          "`qemuglue machines` lists them")
     return chosen
+
+
+# Section: faces
+
+
+def _faces(args: argparse.Namespace) -> int:
+    """``--face``: another check of the same machines."""
+    from qemuglue.campaign.face_defects import planted
+    from qemuglue.campaign.face_jobs import FaceJob, run_faces
+    from qemuglue.campaign.face_result import FaceResult
+    from qemuglue.report.check_text import PipeConsole
+    from qemuglue.report.face_json import document
+    from qemuglue.report.face_text import line, print_faces
+    from qemuglue.report.junit import require_junit, write_junit
+
+    faces = tuple(FACES) if "all" in args.face else tuple(dict.fromkeys(args.face))
+    for name in faces:
+        find_face(name)
+    for option, given in (("--out", args.out), ("--contracts", args.contracts),
+                          ("--qom", args.qom)):
+        if given:
+            raise UsageError(f"{option} does not go with --face")
+    if args.ops < 1:
+        raise UsageError(f"--ops {args.ops}: with --face give 1 to {MAX_OPS}")
+    planted(args.defect or "")
+    chosen = _chosen(args, builds_of(args))
+    if args.junit is not None:
+        require_junit()
+    seed = secrets.randbits(63) if args.seed is None else args.seed
+    progress(f"seed {seed}")
+    console = PipeConsole(stderr=args.json)
+
+    def on_end(found: FaceResult) -> None:
+        console.print(line(found), soft_wrap=True)
+
+    jobs = [
+        FaceJob(build=build, machine=machine, faces=faces, args=tuple(args.qemu_args),
+                ops=args.ops, seed=seed, defect=args.defect or "")
+        for build, machine in chosen
+    ]
+    runs = run_faces(jobs, workers=min(args.jobs or os.cpu_count() or 1, len(jobs)),
+                     on_end=on_end)
+    plain = [result.check_result() for result in runs.results]
+    if args.debug:
+        for trace in runs.traces:
+            progress(trace)
+    if args.junit is not None:
+        write_junit(args.junit, plain)
+    if args.json:
+        print_json(document(runs.results, seed=seed, ops=args.ops, seconds=runs.seconds,
+                            interrupted=runs.interrupted))
+    else:
+        print_faces(runs.results, console, seconds=runs.seconds, interrupted=runs.interrupted)
+    return Exit.INTERRUPTED if runs.interrupted else _exit(plain, every=args.all)
 
 
 # Section: what is known
