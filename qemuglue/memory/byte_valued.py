@@ -216,6 +216,14 @@ class ByteStructure(ByteValuedType):
     ByteValued: asking for its ``size`` raises ModelError. Two are equal if their bytes are.
     """
 
+    __slots__ = ()
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        for field in cls.__dict__.get("_fields_", ()):
+            if field[0] in dir(ByteStructure):
+                raise ModelError(f"a field cannot be named {field[0]!r}: that is a method here")
+
     size = _OfStructure(lambda cls: _without_holes(cls))
     align = _OfStructure(lambda cls: ctypes.alignment(cls))
 
@@ -265,7 +273,9 @@ def flat(data: Readable) -> memoryview:
     """``data`` as single bytes. Raises ModelError for what is no contiguous buffer."""
     try:
         view = memoryview(data)
-        return view if view.format == "B" and view.ndim == 1 else view.cast("B")
+        # Casting refuses what is not contiguous.
+        whole = view.format == "B" and view.ndim == 1 and view.contiguous
+        return view if whole else view.cast("B")
     except TypeError:
         raise ModelError(
             f"a buffer is bytes, a bytearray or a contiguous memoryview, not {type(data).__name__}"
@@ -321,10 +331,14 @@ class _PyBuffer(ctypes.Structure):
     )
 
 
+#: ``PyBUF_STRIDES``: also of a view that skips bytes.
+_STRIDES = 0x18
+
+
 def _start_of(buffer: object) -> int:
     """Where in this process ``buffer``'s bytes are now."""
     info = _PyBuffer()
-    ctypes.pythonapi.PyObject_GetBuffer(ctypes.py_object(buffer), ctypes.byref(info), 0)
+    ctypes.pythonapi.PyObject_GetBuffer(ctypes.py_object(buffer), ctypes.byref(info), _STRIDES)
     try:
         return info.buf or 0
     finally:
