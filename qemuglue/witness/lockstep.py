@@ -20,7 +20,7 @@ from qemuglue.memory.region import MemoryRegion, RegionKind
 from qemuglue.program.operation import Operation
 from qemuglue.qemu.events import Kind as EventKind
 from qemuglue.qemu.qtest import QtestDied, QtestHang
-from qemuglue.witness.dma.device import apart
+from qemuglue.witness.dma.device import apart, heard
 from qemuglue.witness.face import SIZED_READS, SIZED_WRITES, encode_all
 from qemuglue.witness.fastroad import SIZED
 from qemuglue.witness.judging import READS, BatchJudge, Suspicion
@@ -243,7 +243,7 @@ class LockStep:
         data = self._written(op)
         for section in self.judge.sections(op, addr):
             device = self.session.following.of(section.region)
-            if device is not None and not device.lost:
+            if device is not None and heard(device):
                 start = section.start - addr
                 offset = section.offset if start >= 0 else section.offset - start
                 piece = data[max(0, start) : start + section.size]
@@ -293,7 +293,7 @@ class LockStep:
         barriers = self.session.knowledge.barriers
         device = self.session.following.of(region)
         if data is not None:
-            if device is not None and not device.lost and device.kicks(region, offset, data):
+            if device is not None and heard(device) and device.kicks(region, offset, data):
                 return "kick"
             if barriers.always(region):
                 return "after"

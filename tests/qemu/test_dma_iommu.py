@@ -8,6 +8,7 @@ out once, to see that it is found.
 from __future__ import annotations
 
 import struct
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -28,6 +29,7 @@ from qemuglue.memory.iommu import IommuAccess
 from qemuglue.program.operation import Operation, Place
 from qemuglue.program.recipes.iommu import IntelIommuRecipe, VirtioIommuRecipe
 from qemuglue.program.recipes.recipe import Recipe, Scratch, ram_write, scratch_of
+from qemuglue.program.recipes.smmu import SmmuRecipe
 from qemuglue.program.recipes.virtio import COMMON, NOTIFY
 from qemuglue.program.recipes.virtio_rings import Buffer as RingBuffer
 from qemuglue.program.recipes.virtio_rings import Rings
@@ -280,6 +282,59 @@ def test_what_follows_a_probe_is_answered_by_itself(
         if not defect:
             assert tally.cells[Row.DMA, Verdict.MATCH] == 1
             assert not any(each.device.lost for each in session.following.followers.values())
+
+
+@cache
+def smmu_scene(build: Build) -> Scene:
+    made = scene(Settings(
+        build=build.name, machine="aarch64/virt", mode="parked", setup="dma",
+        devices=("edu,dma_mask=0xffffffff", f"{DISK},disable-legacy=on", "e1000e"),
+        qemu_args=(*DRIVE, "-machine", "iommu=smmuv3")))
+    assert prepare(made) == []
+    return made
+
+
+def _stale(device: smmu.Smmu, *args: Any) -> int:
+    return 0
+
+
+@pytest.mark.parametrize("defect", [False, True])
+def test_programs_with_an_smmu(
+    build: Build, monkeypatch: pytest.MonkeyPatch, defect: bool
+) -> None:
+    """Devices behind it, through tables that programs write. Planted: what it is told to forget
+    it keeps."""
+    if "aarch64" not in build.targets():
+        pytest.skip("this build has no aarch64")
+    if defect:
+        monkeypatch.setattr(smmu, "perform", _stale)
+    rng, tally, recipe = Random(1), Tally(), SmmuRecipe()
+    seen: Counter[IommuAccess] = Counter()
+    translate = smmu.Smmu.translate
+
+    def counted(device: smmu.Smmu, *args: Any) -> Any:
+        entry = translate(device, *args)
+        seen[entry.perm] += 1
+        return entry
+
+    monkeypatch.setattr(smmu.Smmu, "translate", counted)
+    with smmu_scene(build).session() as session:
+        run = LockStep(session, tally=tally)
+        for _ in range(40 if defect else 10):
+            layout = session.layout()
+            scratch = scratch_of(layout, rng)
+            assert scratch is not None
+            end = run.run(resolve(layout, recipe.operations(rng, layout, scratch)))
+            if end.stop is not Stop.DONE:
+                break
+        lost = [each.device.lost for each in session.following.followers.values()
+                if each.device.name == smmu.Smmu.name and each.device.lost]
+        if defect:
+            assert end.stop is not Stop.DONE or lost, "a stale translation, or a register's word"
+            return
+        assert end.stop is Stop.DONE and not lost, (end, lost)
+    assert tally.cells[Row.DMA, Verdict.MATCH] > 20
+    assert seen[IommuAccess.RW] > 20 and seen[IommuAccess.NONE] > 20, seen
 
 
 WINDOW, BEHIND = 0x500_0000, 0x30_0000

@@ -15,7 +15,7 @@ from qemuglue.program.operation import validate
 from qemuglue.program.recipes import RECIPES
 from qemuglue.program.recipes.edu import EduRecipe
 from qemuglue.program.recipes.recipe import Scratch, scratch_of
-from qemuglue.witness.dma.device import When
+from qemuglue.witness.dma.device import When, heard
 from qemuglue.witness.dma.edu import CMD, CNT, DST, MASK, SIZE, SRC, START, Edu
 from qemuglue.witness.dma.port import ModelPort
 from qemuglue.witness.dma.timers import Timers
@@ -203,3 +203,18 @@ def test_what_timers_are_not_told(name: str, offset: int, data: bytes, refused: 
 
 def test_the_mask_is_28_bits() -> None:
     assert MASK == 0x0FFF_FFFF
+
+
+@pytest.mark.parametrize(("version", "refused"), [
+    ((7, 2, 22), True), ((10, 0, 2), True), ((11, 1, 3), False)])
+def test_no_transfer_is_started_once_nobody_knows_its_registers(
+    version: tuple[int, ...], refused: bool
+) -> None:
+    """It could leave the device's own memory, which ends QEMU, or worse."""
+    desk = Desk(version=version)
+    command = (desk.registers, CMD, b"\1\0\0\0")
+    desk.tell(0x1000, START, 4, 0)
+    assert heard(desk.edu) and not desk.edu.floods(*command)
+    desk.edu.lost = "missed something"
+    assert heard(desk.edu) and desk.edu.kicks(*command)
+    assert desk.edu.floods(*command) is refused

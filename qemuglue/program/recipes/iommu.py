@@ -34,10 +34,10 @@ _PAGE, _LARGE = 0x1000, 0x20_0000
 _SOURCES: tuple[Recipe, ...] = (VirtioRecipe(), EduRecipe(), E1000eRecipe())
 
 #: Slots that get a context entry: those of a few devices plugged in.
-_SLOTS = range(1, 7)
+SLOTS = range(1, 7)
 
 
-def _request(rng: Random, layout: Layout, scratch: Scratch) -> Sequence[Operation]:
+def device_request(rng: Random, layout: Layout, scratch: Scratch) -> Sequence[Operation]:
     """What some device does; nothing where none fits, or no room is left."""
     fits = [each for each in _SOURCES if each.fits(layout)]
     if not fits:
@@ -48,7 +48,8 @@ def _request(rng: Random, layout: Layout, scratch: Scratch) -> Sequence[Operatio
         return ()
 
 
-def _quad(addr: int, value: int) -> Operation:
+def quad(addr: int, value: int) -> Operation:
+    """8 bytes of a table, by a little-endian target."""
     return Operation("writeq", Place(None, 0, addr), 8, value & (1 << 64) - 1)
 
 
@@ -64,7 +65,7 @@ class IntelIommuRecipe:
         use = _Intel(rng, scratch)
         ops = use.start()
         for _ in range(rng.randint(1, 3)):
-            ops += _request(rng, layout, scratch)
+            ops += device_request(rng, layout, scratch)
             ops += use.look()
             ops += use.change()
         if rng.random() < 0.3:
@@ -95,21 +96,21 @@ class _Intel:
 
     def start(self) -> list[Operation]:
         rng = self._rng
-        ops = [_quad(self._root, self._contexts | 1), _quad(self._root + 8, 0)]
-        for slot in _SLOTS:
+        ops = [quad(self._root, self._contexts | 1), quad(self._root + 8, 0)]
+        for slot in SLOTS:
             ops += self._context(slot)
         for gib in range(3):  # the fourth has the interrupts in it
-            ops.append(_quad(self._level3 + 8 * gib, gib << 30 | 0x83))
+            ops.append(quad(self._level3 + 8 * gib, gib << 30 | 0x83))
         if self._fine:
             first = self._window & -(1 << 30)
             for at in range(2):
                 part = self._window + at * _LARGE
-                ops.append(_quad(self._level2 + 8 * (part >> 21 & 0x1FF), part | 0x83))
-            ops.append(_quad(
+                ops.append(quad(self._level2 + 8 * (part >> 21 & 0x1FF), part | 0x83))
+            ops.append(quad(
                 self._level2 + 8 * (self._window >> 21 & 0x1FF), self._level1 | 3))
             for page in self._pages():
                 ops.append(self._leaf(page, page | 3))
-            ops.append(_quad(self._level3 + 8 * (first >> 30), self._level2 | 3))
+            ops.append(quad(self._level3 + 8 * (first >> 30), self._level2 | 3))
         ops += [self.write(self.RTADDR, 8, self._root), self.write(self.GCMD, 4, self.SRTP)]
         ops.append(self.write(self.GCMD, 4, self.TE))
         if rng.random() < 0.5:
@@ -121,7 +122,7 @@ class _Intel:
     def _context(self, slot: int) -> list[Operation]:
         rng, at = self._rng, self._contexts + 16 * (slot << 3)
         low = self._level3 | rng.choice((1, 1, 1, 1, 1, 3, 9, 5, 0, 0x11))
-        return [_quad(at, low), _quad(at + 8, rng.choice((1, 1, 1, 2)) | rng.choice((1, 2)) << 8)]
+        return [quad(at, low), quad(at + 8, rng.choice((1, 1, 1, 2)) | rng.choice((1, 2)) << 8)]
 
     def _pages(self) -> range:
         """The pages that the program's buffers are in, a few of them."""
@@ -130,7 +131,7 @@ class _Intel:
         return range(start, last, _PAGE)
 
     def _leaf(self, page: int, entry: int) -> Operation:
-        return _quad(self._level1 + 8 * (page >> 12 & 0x1FF), entry)
+        return quad(self._level1 + 8 * (page >> 12 & 0x1FF), entry)
 
     def _odd(self, page: int) -> int:
         """An entry that does not leave a page what it is."""
@@ -150,10 +151,10 @@ class _Intel:
                 page = rng.choice(pages)
                 ops.append(self._leaf(page, rng.choice((page | 3, self._odd(page)))))
             elif what < 0.8:
-                ops.append(_quad(self._level3 + 8 * rng.randrange(4), rng.choice((
+                ops.append(quad(self._level3 + 8 * rng.randrange(4), rng.choice((
                     0x83, 0, 0x81, 0x82, 0x1083, 0xC000_0083, self._level2 | 3))))
             else:
-                ops += self._context(rng.choice(_SLOTS))
+                ops += self._context(rng.choice(SLOTS))
         if rng.random() < 0.7:
             ops += self._invalidate(page)
         return ops
@@ -170,13 +171,13 @@ class _Intel:
             ))
         ops: list[Operation] = []
         for low, high in (
-            rng.choice(((1 | 1 << 4, 0), (1 | 3 << 4 | rng.choice(_SLOTS) << 35, 0), (4, 0))),
+            rng.choice(((1 | 1 << 4, 0), (1 | 3 << 4 | rng.choice(SLOTS) << 35, 0), (4, 0))),
             rng.choice(((2 | 1 << 4, 0), (2 | 2 << 4 | domain << 16, 0),
                         (2 | 3 << 4 | domain << 16, page), (2 | 3 << 4 | domain << 16, page | 19))),
             (5 | 0x20 | rng.getrandbits(32) << 32, self._queue + 0xF00),
         ):
             at = self._queue + 16 * (self._tail % 128)
-            ops += [_quad(at, low), _quad(at + 8, high)]
+            ops += [quad(at, low), quad(at + 8, high)]
             self._tail += 1
         return [*ops, self.write(self.IQT, 8, self._tail % 256 << 4)]
 
@@ -206,7 +207,7 @@ class VirtioIommuRecipe:
         ops = use.start()
         for _ in range(rng.randint(1, 3)):
             ops += use.change()
-            ops += _request(rng, layout, scratch)
+            ops += device_request(rng, layout, scratch)
         if rng.random() < 0.3:
             ops.append(register_read("virtio-pci-device-virtio-iommu", 36, 1))
             ops.append(register_write(
@@ -241,7 +242,7 @@ class _VirtioIommu:
             ops += self._told.chain(
                 self._scratch, [Buffer(self._scratch.take(room, 8), room, True)], indirect=False)
         ops.append(self._told.publish())
-        requests = [self._attach(slot << 3) for slot in rng.sample(_SLOTS, 3)]
+        requests = [self._attach(slot << 3) for slot in rng.sample(SLOTS, 3)]
         if rng.random() < 0.8:
             requests.append(self._map(1, 0, 0xFEDF_FFFF, 0, 3))
         return ops + self._ask(requests)
@@ -271,10 +272,10 @@ class _VirtioIommu:
         if what < 0.8:
             return self._map(1, 0, 0xFEDF_FFFF, 0, rng.choice((3, 3, 3, 1, 2)))
         if what < 0.9:
-            return self._attach(rng.choice((*_SLOTS, 0, 31)) << 3)
+            return self._attach(rng.choice((*SLOTS, 0, 31)) << 3)
         if what < 0.95:
-            return struct.pack("<B3xII8x", 2, domain, rng.choice(_SLOTS) << 3), 4
-        return struct.pack("<B3xI64x", 5, rng.choice(_SLOTS) << 3), rng.choice((516, 516, 600))
+            return struct.pack("<B3xII8x", 2, domain, rng.choice(SLOTS) << 3), 4
+        return struct.pack("<B3xI64x", 5, rng.choice(SLOTS) << 3), rng.choice((516, 516, 600))
 
     def _attach(self, endpoint: int) -> tuple[bytes, int]:
         flags = self._rng.choice((0, 0, 0, 0, 1, 2))

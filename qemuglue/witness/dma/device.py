@@ -95,6 +95,8 @@ class DmaDevice(Protocol):
     #   heeds(region)        stretches of the region's offsets (``Stretches``): a write outside
     #                        them, whatever it writes and whenever, changes nothing in the model
     #                        and never kicks, so it need not be told; None: any may
+    #   harmful: bool        True: what it is told while it is lost may end QEMU, or worse, so
+    #                        ``kicks`` and ``floods`` are asked of it even then
     #   hears_reads: bool    False: ``was_read`` is not called, and reads are judged faster
     #   reading(region, offset, size, port) -> int | None
     #                        a read is about to reach it: what it reads by DMA before it answers,
@@ -130,6 +132,11 @@ class DmaDevice(Protocol):
 
     def reset(self) -> None:
         """The machine was reset."""
+
+
+def heard(device: DmaDevice) -> bool:
+    """Whether ``kicks`` and ``floods`` of the device are to be asked."""
+    return not device.lost or getattr(device, "harmful", False)
 
 
 class Silent:

@@ -57,6 +57,7 @@ class Edu:
 
     name = "edu"
     hears_reads = True
+    harmful = True
     delay_s = DELAY_S
 
     def __init__(
@@ -126,7 +127,11 @@ class Edu:
     def floods(self, region: MemoryRegion, offset: int, data: bytes) -> bool:
         """Whether the transfer that this write starts leaves the device's own memory, or may:
         a longer write sets several registers, one after the other."""
-        if self._harmless or self.registers[CMD] & RUN:
+        if self._harmless:
+            return False
+        if self.lost:
+            return True  # nobody knows what its registers say
+        if self.registers[CMD] & RUN:
             return False
         if offset != CMD or len(data) not in (4, 8):
             return True
