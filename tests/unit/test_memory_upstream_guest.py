@@ -200,6 +200,16 @@ def test_each_kind_of_write_to_a_mapping_marks_its_own_page() -> None:
     assert marked(whole.bitmap()) == marked(mapping.bitmap()) == [1, 2, 3]
 
 
+@pytest.mark.parametrize("said", [None, False, True])
+def test_what_is_said_of_pages_changes_nothing_else(said: bool | None) -> None:
+    plain, mapping = MmapRegion.new(PAGE), MmapRegion.new(PAGE)
+    if said is not None:
+        mapping.set_hugetlbfs(said)
+    assert mapping.is_hugetlbfs() is said
+    assert mapping.size() == PAGE and mapping.file_offset() is None
+    assert (mapping.prot(), mapping.flags()) == (plain.prot(), plain.flags())
+
+
 # -- who uses it ---------------------------------------------------------------------------------
 
 
