@@ -173,14 +173,14 @@ def test_a_stream_ends_exactly_with_the_mapping() -> None:
 
 def test_a_long_stream_goes_in_chunks() -> None:
     size = STREAM_CHUNK + 3
-    backing = ByteBacking(size + 1)
+    backing = ByteBacking(size + 9)
     source, sink = Script(bytes([1]) * STREAM_CHUNK, b"abc"), Script()
     target = MemoryMapping(backing)
     target.read_to_memory(1, source, size)
     assert source.asked == [STREAM_CHUNK, 3]
-    assert (backing.data[:2], backing.data[-4:]) == (b"\0\1", b"\1abc")
+    assert (backing.data[:2], backing.data[size - 3 :]) == (b"\0\1", b"\1abc" + bytes(8))
     target.write_from_memory(1, sink, size)
-    assert sink.asked == [STREAM_CHUNK, 3] and sink.taken == backing.data[1:]
+    assert sink.asked == [STREAM_CHUNK, 3] and sink.taken == backing.data[1 : 1 + size]
 
 
 def test_guest_memory_takes_a_stream_within_one_region() -> None:

@@ -9,11 +9,18 @@ import pytest
 from oracle import Recorder
 from rule_checks import io, ram, space_of
 
-from qemuglue.memory import Contract, Endian, MemoryRegion
+from qemuglue.memory import (
+    AddressSpace,
+    Contract,
+    Endian,
+    IoEventFd,
+    MemoryRegion,
+    MemTxAttrs,
+)
 from qemuglue.memory.aligned import AlignedAccess, AlignedGuestAddress
 from qemuglue.memory.backing import Backing, ByteBacking, SparseBacking
 from qemuglue.memory.bytes import ByteValued
-from qemuglue.memory.endian import U8, Be32, Le16, Le32, Le64
+from qemuglue.memory.endian import U8, Be32, EndianInt, Le16, Le32, Le64
 from qemuglue.memory.guest_address import GuestAddress
 from qemuglue.memory.guest_error import (
     InvalidBackendAddress,
@@ -21,6 +28,7 @@ from qemuglue.memory.guest_error import (
     PartialBuffer,
 )
 from qemuglue.memory.guest_memory import GuestRegion, GuestRegionCollection
+from qemuglue.memory.iommu import IommuAccess, IommuTlbEntry
 from qemuglue.memory.memory_map import GuestMemory, InvalidGuestAddressRange, MemoryMapping
 from qemuglue.memory.one_access import NotOneAccess, WhyNot, atomic_size, device_calls
 from qemuglue.memory.rules import RULES_10_0
@@ -168,6 +176,9 @@ def test_into_the_next_region_and_into_a_hole(made: Callable[..., AlignedAccess]
     assert refused(access, 0x1010, Le32) == set()
     assert refused(access, 0x2004, Le32) == {WhyNot.CROSSES}
     assert refused(access, 0x2004, Le16) == set()
+    odd = made((0x1000, ByteBacking(7)))
+    assert refused(odd, 0x1000, Le64) == {WhyNot.CROSSES}, "by a single byte"
+    assert refused(odd, 0x1004, Le32) == {WhyNot.CROSSES}
     with pytest.raises((InvalidGuestAddress, InvalidGuestAddressRange)):
         access.read_atomic(AlignedGuestAddress.of(0x3000, Le16))
 
@@ -284,13 +295,87 @@ def test_sections_as_backings_are_asked_the_same() -> None:
         assert refused(access, 0x4000, Le64) == set()
 
 
-def test_a_split_is_counted_through_an_alias() -> None:
-    device = io(Contract(impl_max=2))
+def test_calls_are_counted_through_an_alias() -> None:
+    device = io(Contract(impl_max=2, accepts=lambda offset, size, is_write: offset < 8))
     alias = MemoryRegion.alias_of("window", device, 4, 0x10)
     space, _ = space_of(RULES_10_0, (0x1000, device))
-    assert device_calls(space, device, 0, 4) == device_calls(space, alias, 0, 4) == 2
-    assert device_calls(space, device, 0, 2) == 1
-    assert device_calls(space, device, 1, 2) == 0, "refused: not aligned"
+    assert device_calls(space, device, 4, 4) == device_calls(space, alias, 0, 4) == 2
+    assert device_calls(space, device, 4, 2) == 1
+    assert device_calls(space, device, 5, 2) == 0, "refused: not aligned"
+    assert device_calls(space, device, 8, 4) == device_calls(space, alias, 4, 4) == 0
+
+
+@pytest.mark.parametrize(("endian", "cls"), [(Endian.LITTLE, Le32), (Endian.BIG, Be32)])
+def test_a_write_that_an_ioeventfd_swallows_is_no_call(
+    endian: Endian, cls: type[EndianInt]
+) -> None:
+    """The data is compared with the value that the device would get, in its own order."""
+    device = io(Contract(impl_max=2, endian=endian))
+    device.ioeventfds = (IoEventFd(4, 4, 7, None),)
+    access, heard = view_over((0x1000, device))
+    place = AlignedGuestAddress.of(0x1004, cls)
+    access.write_atomic(cls(7), place)
+    assert not heard.log, "swallowed"
+    other = cls(7 << 24)
+    for call in (lambda: access.write_atomic(other, place), lambda: access.read_atomic(place)):
+        with pytest.raises(NotOneAccess) as caught:
+            call()
+        assert caught.value.why is WhyNot.SPLIT
+    assert not heard.log
+
+
+def test_a_device_that_is_busy_is_not_called_at_all() -> None:
+    """Its own DMA may not enter it again (R4): ACCESS_ERROR, and no call that could be cut."""
+    device = io(Contract(valid_max=8, impl_max=4))
+    device.owner = "nic"
+    access, heard = view_over((0x1000, device))
+    assert refused(access, 0x1008, Le64) == {WhyNot.SPLIT}
+    space = access.memory._space  # type: ignore[attr-defined]
+    space.engaged.add("nic")
+    with pytest.raises(InvalidBackendAddress):
+        access.read_atomic(AlignedGuestAddress.of(0x1008, Le64))
+    assert device_calls(space, device, 8, 8) == 0
+    device.guarded = False
+    assert device_calls(space, device, 8, 8) == 2
+    assert not heard.log
+
+
+def test_nobody_there_to_be_called_twice() -> None:
+    device = io(Contract(valid_max=8, impl_max=4))
+    space, heard = space_of(RULES_10_0, (0x1000, device))
+    space.ops = None
+    assert device_calls(space, device, 0, 8) == 0
+    device.ops = heard  # type: ignore[assignment]
+    assert device_calls(space, device, 0, 8) == 2
+
+
+class ReadsHere:
+    """An IOMMU that sends reads to 0x1000 and writes to 0x2000."""
+
+    target: AddressSpace
+
+    def attrs_to_index(self, region: MemoryRegion, attrs: MemTxAttrs) -> int:
+        return 0
+
+    def translate(
+        self, region: MemoryRegion, addr: int, access: IommuAccess, index: int
+    ) -> IommuTlbEntry:
+        there = 0x2000 if access & IommuAccess.WO else 0x1000
+        return IommuTlbEntry(self.target, addr, there, 0xFFF, access)
+
+
+def test_behind_an_iommu_reads_and_writes_are_asked_apart() -> None:
+    iommu = ReadsHere()
+    iommu.target, device = space_of(
+        RULES_10_0, (0x1000, ram()), (0x2000, io(Contract(valid_max=8, impl_max=4)))
+    )
+    access, heard = view_over((0, MemoryRegion.iommu("iommu", 0x1000, iommu)))
+    place = AlignedGuestAddress.of(0x10, Le64)
+    assert access.read_atomic(place) == 0
+    with pytest.raises(NotOneAccess) as caught:
+        access.write_atomic(Le64(1), place)
+    assert caught.value.why is WhyNot.SPLIT
+    assert not device.log and not heard.log
 
 
 def test_a_torn_write_is_seen_by_an_object_read() -> None:
