@@ -351,7 +351,9 @@ def test_addresses_go_on_at_0_and_no_further() -> None:
 
 def test_a_disabled_iommu_is_not_asked() -> None:
     memory = mapped()
+    assert repr(memory).startswith("<IommuMemory on: FrontEnd before <GuestRegionCollection")
     memory.set_iommu_enabled(False)
+    assert repr(memory).startswith("<IommuMemory off: ")
     assert not memory.get_iommu_enabled()
     assert memory.physical_memory() is memory.get_backend()
     assert content(memory, LOW, SIZE) == ramp(SIZE)

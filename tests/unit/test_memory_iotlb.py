@@ -220,6 +220,7 @@ def test_an_iterator_keeps_what_was_found() -> None:
     assert next(found, None) is None and next(found, None) is None
     assert list(other) == [MappedRange(GuestAddress(5000), 10)], "a clone goes on by itself"
     assert repr(IotlbIterator([])) == "IotlbIterator([])"
+    assert repr(tlb_of((0, 8, 4, READ), (9, 9, 1, READ))) == "<Iotlb of 2 mappings>"
 
 
 def test_failures_say_what_failed_and_belong_to_the_caller() -> None:
