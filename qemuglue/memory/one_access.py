@@ -9,8 +9,9 @@ What is asked, in the order in which it is told:
 - CROSSES: the bytes do not lie in one region. A device has no end for QEMU (R7), so in a FlatView
   an access that begins in one is not refused for going beyond it.
 - HOST_ALIGNMENT: what holds the bytes has them at an address (the host's, where it tells a
-  ``host_address``; else an offset) that is no multiple of the size. In a FlatView only memory is
-  asked this; a device says itself what it takes.
+  ``host_address``; else an offset) that is no multiple of the size. Only memory is asked this. A
+  device says itself what it takes; but a slice that begins misaligned is InvalidBackendAddress in
+  vm-memory also for one.
 - SPLIT: a device's contract makes several calls of the access. One that the device refuses is not
   cut; it fails as ``load`` and ``store`` do.
 - BACKING: the backing does not move so many bytes in one. Up to 8 it does where its bytes can be
@@ -129,12 +130,12 @@ def _in_slices(
 
 
 def _in_backing(backing: Backing, offset: int, size: int, raw: bytes | None) -> WhyNot | None:
-    if (_host_address(backing) + offset) % size:
-        return WhyNot.HOST_ALIGNMENT
     if isinstance(backing, SectionBacking):
         section = backing.section
         at = backing.space.rules.region_offset(section, section.start + offset)
         return _in_region(backing.space, section.region, at, size, raw)
+    if (_host_address(backing) + offset) % size:
+        return WhyNot.HOST_ALIGNMENT
     return WhyNot.BACKING if size > atomic_size(backing) else None
 
 
