@@ -22,6 +22,8 @@ It does not launch or read any QEMU; the ``mirror`` room fills it from a running
 ``iommu``             regions that translate
 ``cpu_path``          the other way in: a guest CPU's accesses, by the rules of ``cpu_rules``
 ``rust_binding``      the Rust face of the same, with ``bytes``, ``guest_address``, ``guest_error``
+``memory_map``        the first rust-vmm memory model: a map, and bytes over it
+``aligned``           aligned and atomic access as proposed for vm-memory; ``one_access``
 ``machine_spaces``    ADDRESS_SPACE_MEMORY and ADDRESS_SPACE_IO of a mirrored machine
 ====================  ======================================================================
 """
