@@ -30,6 +30,7 @@ from qemuglue.program.verbs import MAX_OPERATIONS, MODES, SETUPS
 from qemuglue.qemu.builds import Build, find_build
 from qemuglue.qemu.config import QemuConfig, VmMode, machine_name, parse_size
 from qemuglue.qemu.guest_ram import default_ram_ids
+from qemuglue.qemu.parked import PARKED
 from qemuglue.qemu.process import QemuProcess
 from qemuglue.witness.face import HostFace
 from qemuglue.witness.judge import Scene
@@ -145,13 +146,14 @@ class Settings:
         target = find_target(name)
         own = not machine or machine == target.machine
         given = target.devices if own else ()
-        setup, mode = target.setup, target.mode if own else "stopped"
+        can = own or machine in PARKED
+        setup, mode = target.setup, target.mode if can else "stopped"
         if devices is not None:
             given = tuple(devices)
         if target.draws == "device":
             given = _one_device(build, machine or target.machine, given, seed)
             setup = setup if given[0].startswith(MASTERS) else "pci"
-            mode = "parked" if own and given[0].startswith(CLOCKED) else mode
+            mode = "parked" if can and given[0].startswith(CLOCKED) else mode
         return cls(
             target=target.name, machine=machine or target.machine, devices=given, build=build,
             qemu_args=(*disk_for(given, qemu_args), *qemu_args), seed=seed,

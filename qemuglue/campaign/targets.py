@@ -30,7 +30,7 @@ class Target:
     """``machine`` is "" where no QEMU is needed; ``setup`` is one of ``program.verbs.SETUPS``;
     ``defect`` a name of ``planted.PLANTED`` or "" for none. ``draws`` is how programs are made
     (``drawing.WAYS``), ``operations`` what they need in length;
-    ``mode`` is the VM's, on the target's own machine (others may not be parked)."""
+    ``mode`` is the VM's, on machines that are known to take it (``qemu.parked.PARKED``)."""
 
     name: str
     help: str

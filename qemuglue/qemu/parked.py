@@ -40,6 +40,14 @@ X86: Final = ("x86_64", "i386")
 #: Boards whose CPU starts whatever it is told, and runs an ELF file in place of firmware.
 E500: Final = ("ppce500", "mpc8544ds")
 
+#: Machines of which it is known that they can be parked, on three builds; many others can.
+PARKED: Final = frozenset((
+    *(f"{target}/{name}" for target in X86 for name in ("q35", "pc", "isapc", "microvm")),
+    "aarch64/virt", "arm/virt", "loongarch64/virt", "m68k/virt", "mips/malta", "or1k/virt",
+    "ppc/40p", "ppc/g3beige", "ppc/mac99", "ppc/ppce500", "ppc64/mac99", "ppc64/ppce500",
+    "riscv64/virt", "sparc64/sun4u",
+))
+
 #: How long the CPUs may take to fall asleep: milliseconds, for three instructions of firmware.
 SLEEP_TIMEOUT_S: Final = 2.0
 

@@ -8,7 +8,9 @@ controllers that chipsets bring along: nobody decodes their DMA, and while they 
 decoded device does wrong to RAM could be theirs.
 
 A PC is configured by its ports. Of other machines only those are set up whose board is known
-(``program.recipes.pci.wiring``); where their registers are is asked of ``info mtree -f``.
+(``program.recipes.pci.wiring``); where their registers are is asked of ``info mtree -f``. Neither
+pseries, which configures PCI by calls of its firmware (RTAS), nor s390x, which does so by
+instructions, has registers for it that an access from outside could reach.
 """
 
 from __future__ import annotations
@@ -95,7 +97,8 @@ def pci_setup(
 
 def _layout(monitor: Monitor, machine: str, board: Wiring, *, big: bool) -> Layout:
     """What is known of the map before anybody has looked at it: where the registers are."""
-    if machine.partition("/")[0] in _PCS:
+    target, _, name = machine.partition("/")
+    if target in _PCS and name != "microvm":
         return Layout({IO: [Range(CONFIG_ADDRESS, 4, PORT_REGION, 0, 0, "device", IO)]})
     views = parse_flat(monitor.hmp(FLAT_COMMAND))
     [memory, *_] = [view for view in views if any(each.name == MEMORY for each in view.spaces)]

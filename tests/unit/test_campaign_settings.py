@@ -102,7 +102,8 @@ def test_the_targets_are_usable_as_they_are() -> None:
 
 def test_another_machine_comes_without_the_targets_devices() -> None:
     other = Settings.of_target("dma", machine="aarch64/virt")
-    assert (other.devices, other.qemu_args, other.mode) == ((), (), "stopped")
+    assert (other.devices, other.qemu_args, other.mode) == ((), (), "parked")
+    assert Settings.of_target("dma", machine="aarch64/raspi3b").mode == "stopped"
     mine = Settings.of_target("dma", devices=["edu"])
     assert (mine.devices, mine.qemu_args, mine.mode) == (("edu",), (), "parked")
     assert Settings.of_target("dma").qemu_args == DISK

@@ -189,13 +189,16 @@ def _e500() -> Iterator[tuple[str, int, int]]:
 
 _ARM = Wiring((0x1000_0000, 0x3EFE_FFFF, 0x1000, 0xFFFF))
 _PC = Wiring((0xE000_0000, 0xFDFF_FFFF, 0xC000, 0xEFFF))
+#: With ``pcie=on``; it has no ports for PCI.
+_MICROVM = Wiring((0xC000_0000, 0xDFFF_FFFF, 0xC000, 0xEFFF))
 _MAC = Wiring(
     (0x8000_0000, 0x8FFF_FFFF, 0x1000, 0xFFFF),
     frozenset({"unin-pci-conf-idx", "unin-pci-conf-data"}))
 #: By the beginning of ``TARGET/NAME``. Sources: ``hw/arm/virt.c``, ``hw/riscv/virt.c``,
-#: ``hw/loongarch/virt.c``, ``hw/pci-host/{grackle,uninorth,ppce500}.c``.
+#: ``hw/i386/microvm.c``, ``hw/loongarch/virt.c``, ``hw/pci-host/{grackle,uninorth,ppce500}.c``.
 _WIRINGS = (
-    ("aarch64/virt", _ARM), ("arm/virt", _ARM), ("x86_64/", _PC), ("i386/", _PC),
+    ("aarch64/virt", _ARM), ("arm/virt", _ARM),
+    ("x86_64/microvm", _MICROVM), ("i386/microvm", _MICROVM), ("x86_64/", _PC), ("i386/", _PC),
     ("riscv", Wiring((0x4000_0000, 0x7FFF_FFFF, 0x1000, 0xFFFF))),
     ("loongarch64/virt", Wiring((0x4000_0000, 0x7FFF_FFFF, 0x4000, 0xFFFF))),
     ("ppc/g3beige", Wiring((0x8000_0000, 0xFDFF_FFFF, 0x1000, 0xFFFF),
