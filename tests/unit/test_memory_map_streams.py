@@ -15,12 +15,15 @@ from qemuglue.memory.guest_error import (
     ErrorKind,
     GuestMemoryError,
     InvalidBackendAddress,
+    InvalidGuestAddress,
     PartialBuffer,
 )
 from qemuglue.memory.memory_map import (
     GuestMemory,
+    InvalidAddress,
     InvalidGuestAddressRange,
     InvalidRange,
+    MapBytes,
     MemoryAccess,
     MemoryMapping,
     ReadFromSource,
@@ -208,6 +211,48 @@ def test_guest_memory_tells_address_and_count_of_a_stream_that_failed() -> None:
         memory.write_from_memory(0x1002, Script(3, 0), 4)
     assert caught.value.completed == 3
     assert isinstance(caught.value.error, WriteToDestination)
+
+
+@pytest.mark.parametrize("by_address", [False, True])
+def test_the_stream_forms_of_bytes_take_nothing_that_has_no_room(by_address: bool) -> None:
+    backing = ByteBacking(8)
+    memory: MapBytes[int] = (
+        GuestMemory.from_regions([(0x1000, backing), (0x1008, ByteBacking(8))])
+        if by_address else MemoryMapping(backing)
+    )
+    base = 0x1000 if by_address else 0
+    source = BytesIO(b"abcdefghijkl")
+    assert memory.read_volatile_from(base + 6, source, 5) == 2
+    assert (source.tell(), backing.data[6:]) == (2, b"ab")
+    with pytest.raises(PartialBuffer) as caught:
+        memory.read_exact_volatile_from(base + 5, source, 4)
+    assert (caught.value.expected, caught.value.completed) == (4, 3)
+    assert (source.tell(), backing.data[5:]) == (5, b"cde")
+    memory.read_exact_volatile_from(base, source, 4)
+    assert (source.tell(), backing.data[:5]) == (9, b"fghi\0")
+    outside = 0x1010 if by_address else 8
+    for call in (memory.read_volatile_from, memory.read_exact_volatile_from):
+        with pytest.raises((InvalidAddress, InvalidGuestAddress)):
+            call(outside, source, 1)
+        call(outside, source, 0)
+    assert source.tell() == 9
+    with pytest.raises(PartialBuffer) as caught:
+        memory.read_exact_volatile_from(base, BytesIO(b"12"), 9)
+    assert (caught.value.completed, backing.data[:3]) == (2, b"12h")
+    with pytest.raises(PartialBuffer) as caught:
+        memory.read_exact_volatile_from(base, Script(b"AB", InterruptedError(), b"C"), 9)
+    assert (caught.value.completed, backing.data[:4]) == (3, b"ABCi")
+
+
+def test_how_much_room_there_is() -> None:
+    memory = GuestMemory.from_regions([(0x1000, ByteBacking(8)), (0x1008, ByteBacking(2))])
+    assert [memory.room_at(at) for at in (0x1000, 0x1007, 0x1008, 0x1009)] == [8, 1, 2, 1]
+    with pytest.raises(InvalidGuestAddress):
+        memory.room_at(0x100A)
+    mapping = MemoryMapping(ByteBacking(8), 2)
+    assert (mapping.room_at(0), mapping.room_at(5)) == (6, 1)
+    with pytest.raises(InvalidAddress):
+        mapping.room_at(6)
 
 
 class Half:

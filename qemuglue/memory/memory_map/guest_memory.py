@@ -112,6 +112,17 @@ class GuestMemory(MapBytes[Place]):
             addr, count, lambda mapping, offset: mapping.write_from_memory(offset, dst, count)
         )
 
+    def room_at(self, addr: Place) -> int:
+        """Bytes from ``addr`` to the end of its region. Raises InvalidGuestAddress in a hole."""
+        rooms: list[int] = []
+
+        def note(mapping: MemoryMapping, offset: int) -> int:
+            rooms.append(mapping.room_at(offset))
+            return 0
+
+        self._map.do_in_region_partial(addr, note)
+        return rooms[0]
+
     # -- old spellings -----------------------------------------------------------------------
 
     def write_slice_at_addr(self, buf: Readable, guest_addr: Place) -> int:

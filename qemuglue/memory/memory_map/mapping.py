@@ -187,6 +187,10 @@ class MemoryMapping(MapBytes[int]):
                 done += n
                 data = data[n:]
 
+    def room_at(self, addr: int) -> int:
+        """Bytes from ``addr`` to the end. Raises InvalidAddress behind it."""
+        return self._room(addr, 1)[1]
+
     # -- pointers ----------------------------------------------------------------------------
 
     def get_host_address(self, offset: int = 0) -> memoryview:
