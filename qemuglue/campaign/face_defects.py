@@ -25,7 +25,7 @@ from qemuglue.memory.memory_map.mapping import MemoryMapping
 from qemuglue.memory.region_accessor import RegionAccessor
 from qemuglue.memory.rules import Rules
 from qemuglue.memory.rust_steps import Stepped
-from qemuglue.memory.section_backing import ACCESS_SIZES, SectionBacking
+from qemuglue.memory.section_backing import ACCESS_SIZES, SectionBacking, SectionMemory
 from qemuglue.memory.volatile import VolatileSlice
 
 
@@ -126,6 +126,24 @@ def _rom_written(right: Any) -> Any:
     return write
 
 
+def _end_unwritten(right: Any) -> Any:
+    def write(self: Any, offset: int, data: bytes) -> None:
+        direct = self.space.is_direct(self.section.region, True, UNSPECIFIED)
+        right(self, offset, data[:-1] if direct else data)
+
+    return write
+
+
+def _written_elsewhere(right: Any) -> Any:
+    def write(self: Any, offset: int, data: bytes) -> None:
+        right(self, offset, data)
+        other = offset ^ 0x3000
+        if isinstance(self, SectionMemory) and other < len(self):
+            self.data[other] ^= 0x5A
+
+    return write
+
+
 def _never_refused(right: Any) -> Any:
     def read(self: Any, buf: Any, addr: Any) -> int:
         self._read(memoryview(buf), addr)
@@ -187,6 +205,12 @@ FACE_DEFECTS: dict[str, FaceDefect] = {
         GuestMemory, "_write", _part_lost),
     "rom-written": FaceDefect(
         "ROM is written through a section", _SECTIONED, SectionBacking, "write", _rom_written),
+    "end-unwritten": FaceDefect(
+        "the last byte of a write to RAM is not written", ("vm-memory", "memory-map", "accessor"),
+        SectionBacking, "write", _end_unwritten),
+    "written-elsewhere": FaceDefect(
+        "a write to RAM changes a byte elsewhere too", ("vm-memory", "memory-map", "accessor"),
+        SectionBacking, "write", _written_elsewhere),
     "never-refused": FaceDefect(
         "a read of what is not there succeeds", ("rust",), Stepped, "read", _never_refused),
     "any-alignment": FaceDefect(

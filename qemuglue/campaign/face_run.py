@@ -110,7 +110,7 @@ class FaceRun:
             self.live = self._open.enter_context(LiveMachine(
                 self.session.process, contracts=known, rules=self._rules, record=True))
             self.session.evidence.lenient = True
-            self._stand()
+            self.stand()
         except BaseException:
             self._open.close()
             raise
@@ -123,7 +123,7 @@ class FaceRun:
         self._objects.clear()
         self._open.close()
 
-    def _stand(self) -> None:
+    def stand(self) -> None:
         """Put the faces on the map as it is now."""
         self._objects = {name: put_on(name, self.live.memory) for name in self._faces}
         self.untouched = Untouched(self.session, self.fatal)
@@ -136,7 +136,7 @@ class FaceRun:
     def _map_changed(self) -> None:
         self.session.refresh()
         self.live.refresh()
-        self._stand()
+        self.stand()
 
     # -- one operation -------------------------------------------------------------------------
 
@@ -156,7 +156,7 @@ class FaceRun:
         if "RESET" in self.session.quiesce():
             self.session.after_reset()
             self.live.refresh()
-            self._stand()
+            self.stand()
             return judged.unjudged("the machine was reset")
         return judged
 
@@ -322,8 +322,7 @@ class FaceRun:
             return _parted(judged, "refusal", (outcome.told,), ("all of it is mapped",))
         self._exchange(readb(hole))
         events = self.session.events()
-        if any(e.kind is EventKind.INVALID_READ and e.address == hole for e in events) or any(
-                e.kind is EventKind.INVALID_READ for e in events):
+        if any(e.kind is EventKind.INVALID_READ and e.size == 1 for e in events):
             return None
         return _parted(
             judged, "refusal", (outcome.told,),

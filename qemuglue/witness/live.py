@@ -18,7 +18,7 @@ Nothing waits for ever. A QEMU that ends raises QemuDied from whatever was under
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from types import TracebackType
 from typing import Any
@@ -74,6 +74,7 @@ class LiveMachine:
         self._open = ExitStack()
         self._backings: dict[MemoryRegion, SharedBacking] = {}
         self._attached: set[MemoryRegion] = set()
+        self._spaces: set[AddressSpace] = set()
         self._true: dict[MemoryRegion, Contract] = {}
         self._unparsed = b""
         #: What QEMU logged of the accesses made.
@@ -99,11 +100,17 @@ class LiveMachine:
         self.close()
 
     def close(self) -> None:
-        """Let go of QEMU's memory, and end a QEMU that was started here; idempotent."""
+        """Let go of QEMU's memory, and end a QEMU that was started here; idempotent. Memory that
+        somebody still points at (``get_host_address``) stays mapped until he lets go of it."""
+        for region in self._attached:
+            region.backing = None
+        for space in self._spaces:
+            space.rules = space.rules  # forgets the bytes that it has at hand
         for backing in self._backings.values():
             backing.close()
         self._backings.clear()
-        self._open.close()
+        with suppress(BufferError):
+            self._open.close()
 
     # -- what it is for ------------------------------------------------------------------------
 
@@ -187,6 +194,7 @@ class LiveMachine:
             reached.__class__ = LiveSpace
             assert isinstance(reached, LiveSpace), "it is one now"
             reached.ops = reached.live = devices
+            self._spaces.add(reached)
             for section in reached.view.sections:
                 self._attach_region(section.region, reached)
 
