@@ -8,7 +8,7 @@ from qemuglue.memory.memory_map.lookup import Span
 
 
 class LinearLookup:
-    """Best for a few regions."""
+    """The simplest; also with one region no quicker than ``BisectLookup`` in Python."""
 
     __slots__ = ("_bounds",)
 

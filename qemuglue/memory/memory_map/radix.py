@@ -27,7 +27,8 @@ _Node = list[Union[int, "_Node", None]]
 
 
 class RadixLookup:
-    """The number of regions plays no part in how long it takes."""
+    """How long it takes depends on the digits to be read, not on the number of regions. In Python
+    ``BisectLookup`` is quicker all the same, with one region and with thousands."""
 
     __slots__ = ("_root",)
 
