@@ -25,9 +25,20 @@ from qemuglue.memory.guest_address import GuestAddress
 from qemuglue.memory.guest_error import (
     InvalidBackendAddress,
     InvalidGuestAddress,
+    IommuError,
     PartialBuffer,
 )
-from qemuglue.memory.guest_memory import GuestRegion, GuestRegionCollection
+from qemuglue.memory.guest_memory import (
+    CannotResolve,
+    GuestRegion,
+    GuestRegionCollection,
+    Iommu,
+    IommuMemory,
+    Iotlb,
+    IotlbFails,
+    IotlbIterator,
+    Permissions,
+)
 from qemuglue.memory.iommu import IommuAccess, IommuTlbEntry
 from qemuglue.memory.memory_map import GuestMemory, InvalidGuestAddressRange, MemoryMapping
 from qemuglue.memory.one_access import NotOneAccess, WhyNot, atomic_size, device_calls
@@ -376,6 +387,44 @@ def test_behind_an_iommu_reads_and_writes_are_asked_apart() -> None:
         access.write_atomic(Le64(1), place)
     assert caught.value.why is WhyNot.SPLIT
     assert not device.log and not heard.log
+
+
+class Mapped(Iommu):
+    """vm-memory's kind of IOMMU, by what it was told."""
+
+    def __init__(self, *mappings: tuple[int, int, int, Permissions]) -> None:
+        self.tlb = Iotlb()
+        for mapping in mappings:
+            self.tlb.set_mapping(*mapping)
+
+    def translate(self, iova: GuestAddress, length: int, access: Permissions) -> IotlbIterator:
+        try:
+            return self.tlb.lookup(iova, length, access)
+        except IotlbFails as fails:
+            raise CannotResolve([*fails.misses, *fails.access_fails][0], "not told") from None
+
+
+def test_behind_an_iommu_of_vm_memory() -> None:
+    """Aligned as the device sees it, in one piece or not as the memory lies."""
+    both, read = Permissions.ReadWrite, Permissions.Read
+    table = Mapped(
+        (0x7000, 0x1010, 4, both), (0x7004, 0x1000, 4, both), (0x7100, 0x1002, 8, both),
+        (0x7200, 0x1008, 8, read), (0x7300, 0x9000, 8, both),
+    )
+    regions_behind = GuestRegionCollection.from_regions([GuestRegion(0x1000, ByteBacking(0x20))])
+    access = AlignedAccess(IommuMemory(regions_behind, table))
+    assert refused(access, 0x7000, Le32) == set()
+    assert refused(access, 0x7000, Le64) == {WhyNot.CROSSES}
+    assert refused(access, 0x7100, Le32) == {WhyNot.HOST_ALIGNMENT}
+    assert refused(access, 0x7102, Le16) == set()
+    place = AlignedGuestAddress.of(0x7200, Le64)
+    assert access.read_atomic(place) == 0
+    with pytest.raises(IommuError):
+        access.write_atomic(Le64(1), place)
+    with pytest.raises(IommuError):
+        access.read_atomic(AlignedGuestAddress.of(0x7208, Le64))
+    with pytest.raises(InvalidGuestAddress):
+        access.read_atomic(AlignedGuestAddress.of(0x7300, Le64))
 
 
 def test_a_torn_write_is_seen_by_an_object_read() -> None:
