@@ -108,9 +108,11 @@ def test_what_is_out_of_range_is_ignored() -> None:
         bitmap.set_addr_range(addr, 5)
         bitmap.reset_addr_range(addr, 5)
     bitmap.reset_bit(-1)
-    bitmap.set_bit(-1)
     assert bits(bitmap) == list(range(768, 1024))
     assert not bitmap.is_bit_set(-1)
+    bitmap.reset()
+    bitmap.set_bit(-1)
+    assert bits(bitmap) == []
 
 
 def test_a_range_beyond_the_last_address_saturates() -> None:
@@ -185,6 +187,44 @@ def test_threads_set_bits_at_once() -> None:
 
     run([lambda number=number: work(number) for number in range(8)])
     assert bits(bitmap) == list(range(8 * 1000))
+
+
+class Spy:
+    """A lock that remembers what the bits were when it was taken and given back."""
+
+    def __init__(self, bitmap: AtomicBitmap) -> None:
+        self.bitmap = bitmap
+        self.seen: list[list[int]] = []
+
+    def __enter__(self) -> None:
+        self.seen.append(bits(self.bitmap))
+
+    def __exit__(self, *_: object) -> None:
+        self.seen.append(bits(self.bitmap))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda b: b.set_bit(5), lambda b: b.reset_bit(3), lambda b: b.set_addr_range(1, 4),
+     lambda b: b.reset_addr_range(2, 3), lambda b: b.mark_dirty(7, 1), lambda b: b.get_and_reset(),
+     lambda b: b.reset(), lambda b: b.slice_at(6).mark_dirty(0, 2)],
+)
+def test_every_change_is_made_as_one_under_the_lock(
+    change: Callable[[AtomicBitmap], object]
+) -> None:
+    bitmap = AtomicBitmap(8, 1)
+    bitmap.set_addr_range(2, 2)
+    bitmap._lock = spy = Spy(bitmap)  # type: ignore[assignment]
+    change(bitmap)
+    assert spy.seen == [[2, 3], bits(bitmap)] != [[2, 3], [2, 3]]
+
+
+def test_growth_and_copies_are_made_under_the_lock() -> None:
+    bitmap = AtomicBitmap(8, 1)
+    bitmap._lock = spy = Spy(bitmap)  # type: ignore[assignment]
+    bitmap.enlarge(5)
+    bitmap.clone()
+    assert len(spy.seen) == 4
 
 
 def test_no_mark_is_lost_or_given_twice_while_the_bits_are_taken() -> None:

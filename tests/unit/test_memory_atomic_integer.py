@@ -121,6 +121,12 @@ def test_a_type_of_ones_own_names_its_own() -> None:
 
     assert atomic_of(Tag) is AtomicI64
 
+    class None_(Tag):
+        A = None
+
+    with pytest.raises(ModelError, match="None_ cannot be loaded or stored"):
+        atomic_of(None_)
+
     class Wrong(Tag):
         A = AtomicI32
 

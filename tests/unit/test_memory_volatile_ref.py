@@ -221,6 +221,8 @@ def test_the_largest_array_that_could_be_is_only_out_of_bounds() -> None:
     with pytest.raises(OutOfBounds) as caught:
         memory(5).get_array_ref(4, n, Le32)
     assert caught.value.addr == 4 + 4 * n
+    with pytest.raises(OutOfBounds):
+        memory(5).get_array_ref(4, (1 << 63) - 1, U8)
     with pytest.raises(Overflow):
         memory(5).get_array_ref(USIZE_MAX, 1, Le32)
 
