@@ -15,7 +15,8 @@ from qemuglue.memory.region import MemoryRegion, RegionKind
 
 #: Writes that change the map before qtest answers: no wait is needed, only a fresh mirror.
 TOPOLOGY_REGIONS = re.compile(
-    r"pci-conf-data|pcie-mmcfg(-mmio)?|pcie-ecam|pci-vga\.ioports remapped|lsi-.*conf"
+    r"pci-conf-data|pci-data-idx|unin-(pci|agp)-conf-data|pcie-mmcfg(-mmio)?|pcie-ecam|pci\.reg|"
+    r"pci-vga\.ioports remapped|lsi-.*conf"
 )
 
 #: Writes whose effect comes from QEMU's main loop: the harness makes sure it has come round.

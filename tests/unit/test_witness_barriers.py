@@ -10,7 +10,8 @@ from qemuglue.witness.barriers import BY_VALUE, Barriers
 
 
 @pytest.mark.parametrize("name", [
-    "pci-conf-data", "pcie-mmcfg", "pcie-mmcfg-mmio", "pcie-ecam", "i8042-data",
+    "pci-conf-data", "pci-data-idx", "unin-pci-conf-data", "unin-agp-conf-data", "pci.reg",
+    "pcie-mmcfg", "pcie-mmcfg-mmio", "pcie-ecam", "i8042-data",
     "acpi-ged-regs", "pl061", "riscv.sifive.test",
 ])
 def test_every_write_to_these_is_one(name: str) -> None:
