@@ -42,6 +42,7 @@ from qemuglue.witness.contracts import contracts_for
 from qemuglue.witness.elf_dump import check_dump
 from qemuglue.witness.judge import Judgement, Scene, failure_judgement, resolve
 from qemuglue.witness.lockstep import LockStep, Stop
+from qemuglue.witness.probe import NO_CONTRACT
 from qemuglue.witness.session import Knowledge, Session
 from qemuglue.witness.translation import check_translation
 from qemuglue.witness.verdict import Tally, Verdict
@@ -257,8 +258,20 @@ class _Check:
             self.ram = tuple(session.ram.coverage())
             if self._performed and not split:
                 self.notes.append(UNSPLIT)
+            self._add_unexplained(session)
         finally:
             explorer.close()
+
+    def _add_unexplained(self, session: Session) -> None:
+        """Devices whose answers no contract gives, which the probe has shown: the rules of the
+        model are not QEMU's there, so it is a divergence, though no access of it is judged."""
+        for region in session.device_regions():
+            why = session.unjudgeable(region) or ""
+            if NO_CONTRACT in why:
+                self._add_difference(Difference(
+                    "contract", f"{region.absolute():#x} ({region.name})",
+                    "sizes and alignments that are accepted, and calls of sizes that the device "
+                    "implements (R1, R3, R6)", why), 1, 1)
 
     def _take_saved(self, saved: ContractTable) -> None:
         """Know what the table says before anything is probed, and tell how much that is: a

@@ -221,7 +221,8 @@ class _Prober:
                 notes.append(f"elsewhere it behaves otherwise: {elsewhere[0]}, say")
                 every = probes
         if learned is None:
-            return unknown(follows_none(self.rules, probes), probes, notes)
+            return unknown(
+                follows_none(self.rules, probes, self._region(row.key)), probes, notes)
         row.contract = row.contract or learned.contract
         veto = None
         if vetoes(every):

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Sequence
 
 from qemuglue.errors import QemuFailure
-from qemuglue.memory.region import RegionKind
+from qemuglue.memory.region import MemoryRegion, RegionKind
 from qemuglue.memory.rules import Rules, rules_for
 from qemuglue.witness.explaining import Cache, closest, explain
 from qemuglue.witness.probing import (
@@ -62,7 +62,7 @@ def learn_missing(session: Session) -> list[str]:
             probes += answers.probes
         learned = explain(rules, probes, cache)
         if learned is None:
-            why = follows_none(rules, probes)
+            why = follows_none(rules, probes, region)
             session.knowledge.hopeless[key] = why
             session.give_up_on(region, why)
             failures.append(f"{region.name}: {why}")
@@ -94,17 +94,32 @@ def _remember(session: Session, key: Hashable, asks: Sequence[Ask], answers: Ans
         session.knowledge.hopeless[key] = f"probing it ended with: {answers.ended}"
 
 
-def follows_none(rules: Rules, probes: list[Probe]) -> str:
+#: How the reason begins where the model's rules are at their end: a defect of them, or QEMU
+#: does not what its rules are.
+NO_CONTRACT = "its accesses follow no contract this model knows"
+
+
+def follows_none(rules: Rules, probes: list[Probe], region: MemoryRegion | None) -> str:
     """Why no contract was found, as short as it can be said."""
     if not probes:
         return "nothing of it is in view"
+    if region is not None and region.kind is RegionKind.RAM_DEVICE:
+        return "it is memory behind callbacks of QEMU's own, which are not followed"
+    if region is not None and _nests_namesake(region):
+        return "it has a namesake inside or around it, and QEMU's texts do not tell them apart"
     if not any(probe.seen for probe in probes):
         return ("no access to it leaves a line of its own: it hands them on to others "
                 "(an IOMMU does)")
     _, wrong = closest(rules, probes)
-    return (f"its accesses follow no contract this model knows ({len(wrong)} of {len(probes)} "
+    return (f"{NO_CONTRACT} ({len(wrong)} of {len(probes)} "
             f"differ from the closest, first: {wrong[0]})" if wrong else
-            "its refusals name different limits")
+            f"{NO_CONTRACT}: its refusals name different limits")
+
+
+def _nests_namesake(region: MemoryRegion) -> bool:
+    around = region.container
+    near = [*region.subregions, *([] if around is None else [around])]
+    return any(each.name == region.name for each in near)
 
 
 def writes_only(place: Place) -> bool:

@@ -17,6 +17,7 @@ from qemuglue.campaign.exercised import UNSPLIT
 from qemuglue.campaign.starting import start_machine
 from qemuglue.cli.main import main
 from qemuglue.errors import LaunchError
+from qemuglue.memory.rules import Rules
 from qemuglue.program.layout import Layout
 from qemuglue.program.operation import Operation, Place
 from qemuglue.qemu.builds import Build
@@ -66,6 +67,19 @@ def test_what_no_device_exercised_is_told(newest_build: Build, tmp_path: Path) -
     with_it = check_machine(newest_build, "x86_64/q35", args=("-device", "pci-testdev"),
                             ops=200, seed=1, folder=tmp_path)
     assert UNSPLIT in bare.notes and UNSPLIT not in with_it.notes
+
+
+def test_a_device_that_no_contract_explains_diverges(
+    newest_build: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rules that drop all but the first piece fit no answer of a device that makes several: the
+    contracts that are probed with them cannot hide it."""
+    whole = Rules.pieces
+    monkeypatch.setattr(Rules, "pieces", lambda *args: whole(*args)[:1])
+    result = check_machine(newest_build, "x86_64/microvm", ops=20, seed=1, folder=tmp_path)
+    assert result.status == "diverged", told(result)
+    found = [each for each in result.divergences if each.signature == "divergence:contract"]
+    assert "pic" in {each.region for each in found}
 
 
 def test_a_machine_with_a_size_of_its_own(newest_build: Build, tmp_path: Path) -> None:
