@@ -42,10 +42,10 @@ RAM_EVERY = 64
 CONFIRM_TRIES = 2
 
 #: Divergences of one signature that are confirmed and reported; further ones are counted.
-MAX_ALIKE = 3
+MAX_ALIKE = 2
 
 #: Divergences reported; a face that is wrong in one place shows it in many.
-MAX_REPORTED = 24
+MAX_REPORTED = 12
 
 #: Ends of QEMU before a machine is given up.
 MAX_DEATHS = 24

@@ -123,6 +123,12 @@ class FaceRun:
         self._objects.clear()
         self._open.close()
 
+    def go_by(self, rules: Rules) -> None:
+        """Let the faces go by these rules from now on; what is held against them stays right."""
+        self.live.rules = rules
+        self.live.refresh()
+        self.stand()
+
     def stand(self) -> None:
         """Put the faces on the map as it is now."""
         self._objects = {name: put_on(name, self.live.memory) for name in self._faces}
