@@ -112,7 +112,8 @@ def test_a_file_is_shared(tmp_path: Path) -> None:
 def test_build(tmp_path: Path) -> None:
     file = DiskFile(tmp_path / "file", bytes(4096) + b"private" + bytes(10 * 1024 - 4103))
     flags = MAP_NORESERVE | MAP_PRIVATE
-    for start, error in ((TOP - 1, Mmap), (TOP - 4096, Mmap), (4095, Mmap), (-4096, Mmap)):
+    for start, error in ((TOP - 1, Mmap), (TOP - 4096, Mmap), (4095, Mmap), (2048, Mmap),
+                         (-4096, Mmap)):
         with pytest.raises(error) as caught:
             MmapRegion.build(FileOffset(file, start), 5000, RW, flags)
         assert caught.value.kind is ErrorKind.INVALID_INPUT
