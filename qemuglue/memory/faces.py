@@ -16,7 +16,12 @@ from typing import Any
 from qemuglue.errors import UsageError
 from qemuglue.memory import rust_binding
 from qemuglue.memory.address_space import AddressSpace
+from qemuglue.memory.aligned import AlignedAccess
+from qemuglue.memory.guest_memory.collection import GuestRegionCollection
+from qemuglue.memory.guest_memory.region import GuestRegion
+from qemuglue.memory.memory_map import GuestMemory
 from qemuglue.memory.region import RegionKind
+from qemuglue.memory.region_accessor import RegionAccessor
 from qemuglue.memory.section_backing import SectionBacking, section_backing
 
 
@@ -38,33 +43,20 @@ def sections_of(space: AddressSpace) -> Iterator[tuple[int, SectionBacking]]:
             yield section.start, section_backing(space, section)
 
 
-def _rust(space: AddressSpace) -> rust_binding.AddressSpace:
-    return rust_binding.AddressSpace(space)
-
-
-def _vm_memory(space: AddressSpace) -> Any:
-    from qemuglue.memory.guest_memory.collection import GuestRegionCollection
-    from qemuglue.memory.guest_memory.region import GuestRegion
-
+def _vm_memory(space: AddressSpace) -> GuestRegionCollection[GuestRegion]:
     return GuestRegionCollection.from_regions(
         [GuestRegion(start, backing) for start, backing in sections_of(space)])
 
 
-def _aligned(space: AddressSpace) -> Any:
-    from qemuglue.memory.aligned import AlignedAccess
-
+def _aligned(space: AddressSpace) -> AlignedAccess:
     return AlignedAccess(_vm_memory(space))
 
 
-def _memory_map(space: AddressSpace) -> Any:
-    from qemuglue.memory.memory_map import GuestMemory
-
-    return GuestMemory.from_regions(list(sections_of(space)))
+def _memory_map(space: AddressSpace) -> GuestMemory:
+    return GuestMemory.from_regions(sections_of(space))
 
 
-def _accessor(space: AddressSpace) -> Any:
-    from qemuglue.memory.region_accessor import RegionAccessor
-
+def _accessor(space: AddressSpace) -> RegionAccessor:
     return RegionAccessor(sections_of(space))
 
 
@@ -78,7 +70,8 @@ FACES: dict[str, Face] = {
         Face("memory-map", "the first rust-vmm memory model: one access, one region",
              _memory_map),
         Face("accessor", "axaddrspace's GuestMemoryAccessor", _accessor),
-        Face("rust", "QEMU's own Rust bindings (RFC): AddressSpace and FlatView", _rust),
+        Face("rust", "QEMU's own Rust bindings (RFC): AddressSpace and FlatView",
+             rust_binding.AddressSpace),
     )
 }
 
