@@ -14,8 +14,9 @@ from qemuglue.memory.atomic_integer import AtomicU64
 from qemuglue.memory.backing import ByteBacking
 from qemuglue.memory.bytes import ByteValued, Ordering
 from qemuglue.memory.endian import U8, Be16, Be64, Le16, Le32, Le64, LeSize
-from qemuglue.memory.guest_error import ErrorKind, InvalidBackendAddress
+from qemuglue.memory.guest_error import ErrorKind, GuestIOError, InvalidBackendAddress
 from qemuglue.memory.native import NATIVE_TYPES, NativeI32, NativeU128
+from qemuglue.memory.streams import WriteVolatile
 from qemuglue.memory.volatile import (
     Misaligned,
     OutOfBounds,
@@ -257,6 +258,14 @@ def test_a_refusal_later_ends_the_access_as_its_end_would() -> None:
         assert (caught.value.expected, caught.value.completed) == (6, 4)
         assert isinstance(caught.value.__cause__, InvalidBackendAddress)
     assert mem.read_volatile_from(14, b"abcdef", 6) == 4
+    with pytest.raises(InvalidBackendAddress):
+        mem.read_exact_volatile_from(14, b"abcdef", 6)
+    out = bytearray()
+    assert mem.write_volatile_to(14, out, 6) == 4
+    assert out == b"abcd"
+    with pytest.raises(VolatilePartialBuffer) as partial:
+        mem.write_all_volatile_to(14, out, 6)
+    assert (partial.value.completed, out) == (4, b"abcd"), "nothing goes out of what is cut"
 
 
 # -- streams ---------------------------------------------------------------------------------
@@ -299,6 +308,12 @@ def test_from_a_stream_comes_what_one_read_gives() -> None:
     assert mem.read_volatile_from(0, io.BytesIO(b""), 5) == 0
     assert mem.read_volatile_from(16, io.BytesIO(b"abc"), 5) == 0
     assert mem.read_volatile_from(0, io.BytesIO(b"abc"), 0) == 0
+
+
+def test_a_source_that_has_less_than_asked_for_gives_what_it_has() -> None:
+    mem = VolatileSlice(ByteBacking(32))
+    assert mem.read_volatile_from(0, b"\1" * 20, 32) == 20
+    assert inside(mem) == b"\1" * 20 + bytes(12)
 
 
 def test_to_a_stream_goes_what_one_write_takes() -> None:
@@ -364,6 +379,23 @@ def test_streams_and_bounds() -> None:
         assert exact.value.addr == 17
     with pytest.raises(Overflow):
         mem.read_exact_volatile_from(2, b"", USIZE_MAX)
+
+
+def test_a_sink_that_writes_all_in_its_own_way_is_asked_once() -> None:
+    class Own(WriteVolatile):
+        calls = 0
+
+        def write_volatile(self, data: bytes) -> int:
+            raise AssertionError(data)
+
+        def write_all_volatile(self, data: bytes) -> None:
+            self.calls += 1
+            raise GuestIOError(ErrorKind.INTERRUPTED)
+
+    own = Own()
+    with pytest.raises(VolatileIOError) as caught:
+        VolatileSlice(ByteBacking(32)).write_all_volatile_to(0, own, 8)
+    assert (caught.value.kind, own.calls) == (ErrorKind.INTERRUPTED, 1)
 
 
 def test_files_fill_memory_and_take_it() -> None:

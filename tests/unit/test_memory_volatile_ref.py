@@ -198,6 +198,18 @@ def test_an_array_knows_its_sizes() -> None:
         VolatileArrayRef(memory(9), Le32)
 
 
+def test_values_of_no_bytes_are_no_array() -> None:
+    class Nothing(ByteStructure, ctypes.LittleEndianStructure):
+        _fields_ = ()
+
+    mem = memory(8)
+    assert mem.get_ref(3, Nothing).load() == Nothing()
+    for call in (lambda: mem.get_array_ref(0, 2, Nothing), lambda: mem.copy_from([Nothing()]),
+                 lambda: mem.copy_to([Nothing()], Nothing)):
+        with pytest.raises(ModelError, match="has no bytes"):
+            call()
+
+
 @pytest.mark.parametrize("index", [4, 5, USIZE_MAX, -1])
 def test_an_index_outside_an_array_is_refused(index: int) -> None:
     array = memory(10).get_array_ref(1, 4, Le16)

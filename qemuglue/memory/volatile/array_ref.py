@@ -20,15 +20,17 @@ if TYPE_CHECKING:
 class VolatileArrayRef(Generic[V]):
     """The values of type ``cls`` that lie in ``part`` one after the other, aligned or not.
 
-    Raises ModelError unless the slice is a whole number of them. Get one from
-    ``VolatileMemory.get_array_ref``. An index that is not below ``len`` raises ModelError (Rust
-    panics).
+    Raises ModelError unless the slice is a whole number of them, and for a type of no bytes. Get
+    one from ``VolatileMemory.get_array_ref``. An index that is not below ``len`` raises ModelError
+    (Rust panics).
     """
 
     __slots__ = ("_cls", "_n", "_part", "_size")
 
     def __init__(self, part: VolatileSlice, cls: type[V]) -> None:
         self._size = size_of(cls)
+        if not self._size:
+            raise ModelError(f"a {cls.__name__} has no bytes, so many of them are nowhere")
         if part.len() % self._size:
             raise ModelError(f"{part.len()} bytes are no whole number of {cls.__name__}")
         self._n = part.len() // self._size

@@ -28,6 +28,7 @@ from qemuglue.memory.bytes import (
 )
 from qemuglue.memory.guest_error import ErrorKind, GuestIOError, GuestMemoryError
 from qemuglue.memory.streams import reader, retry_eintr, writer
+from qemuglue.memory.volatile.array_ref import VolatileArrayRef
 from qemuglue.memory.volatile.error import (
     Misaligned,
     OutOfBounds,
@@ -182,7 +183,7 @@ class VolatileSlice(VolatileMemory, Bytes[int]):
         if cls is not None:
             if not isinstance(buf, list):
                 raise ModelError(f"{cls.__name__} values go to a list, got {type(buf).__name__}")
-            return self.get_array_ref(0, self._size // size_of(cls), cls).copy_to(buf)
+            return self._array(cls).copy_to(buf)
         if isinstance(buf, list):
             raise ModelError("say what type of values the list holds")
         view = writable(buf)[: self._size]
@@ -195,8 +196,7 @@ class VolatileSlice(VolatileMemory, Bytes[int]):
         """Write as much of ``buf``, bytes or values of one type, as there is room for."""
         if not isinstance(buf, bytes | bytearray | memoryview):
             if len(buf):
-                cls = type(byte_valued(buf[0]))
-                self.get_array_ref(0, self._size // size_of(cls), cls).copy_from(buf)
+                self._array(type(byte_valued(buf[0]))).copy_from(buf)
             return
         data = readable(buf)[: self._size]
         _, error = self._put(0, data, _alignment_of(buf, len(data)))
@@ -247,7 +247,7 @@ class VolatileSlice(VolatileMemory, Bytes[int]):
         and VolatileIOError."""
         room = min(self.offset(addr).len(), usize(count))
         source = reader(src)
-        data = _streamed(lambda: source.read_volatile(room))
+        data = _streamed(lambda: retry_eintr(lambda: source.read_volatile(room)))
         done, error = self._put(addr, data, PAGE)
         if error is not None and not done:
             raise error
@@ -262,10 +262,10 @@ class VolatileSlice(VolatileMemory, Bytes[int]):
         left = source.left()
         done = 0
         while done < count:
-            rest = count - done
             data = b""
             if left is None or left >= count:
-                data = _streamed(lambda rest=rest: source.read_volatile(rest))  # type: ignore[misc]
+                rest = count - done
+                data = _streamed(lambda: retry_eintr(lambda: source.read_volatile(rest)))  # noqa: B023
             if not data:
                 raise VolatileIOError(ErrorKind.UNEXPECTED_EOF, "failed to fill whole buffer")
             n, error = part._put(done, data, PAGE)
@@ -278,15 +278,21 @@ class VolatileSlice(VolatileMemory, Bytes[int]):
         stream ``dst``; how many it took. Raises as ``read_volatile_from``."""
         part = self.offset(addr)
         sink = writer(dst)
-        data = part._bytes(min(part._size, usize(count)))
-        return _streamed(lambda: sink.write_volatile(data))
+        buf = memoryview(bytearray(min(part._size, usize(count))))
+        done, error = part._get(0, buf, PAGE)
+        if error is not None and not done:
+            raise error
+        data = bytes(buf[:done])
+        return _streamed(lambda: retry_eintr(lambda: sink.write_volatile(data)))
 
     def write_all_volatile_to(self, addr: int, dst: object, count: int) -> None:
         """``count`` bytes to the stream ``dst``, in as many writes as that needs. Raises as
         ``subslice``, and VolatileIOError: WRITE_ZERO where the stream takes no more."""
         part = self.subslice(addr, count)
         sink = writer(dst)
-        data = part._bytes(count)
+        buf = bytearray(count)
+        part.read_slice(buf, 0)
+        data = bytes(buf)
         _streamed(lambda: sink.write_all_volatile(data))
 
     def store(self, value: ByteValued, addr: int, order: Ordering = Ordering.RELAXED) -> None:
@@ -315,6 +321,10 @@ class VolatileSlice(VolatileMemory, Bytes[int]):
         part._bitmap = bitmap
         return part
 
+    def _array(self, cls: type[V]) -> VolatileArrayRef[V]:
+        """As many values of type ``cls`` as there is room for."""
+        return self.get_array_ref(0, self._size // (size_of(cls) or 1), cls)
+
     def _load(self, at: int, size: int) -> bytes:
         """``size`` bytes in one access."""
         return load_one(self._backing, self._offset + at, size)
@@ -335,14 +345,6 @@ class VolatileSlice(VolatileMemory, Bytes[int]):
                 store_one(self._backing, self._offset + at - len(raw), raw)
         finally:
             self._bitmap.mark_dirty(0, at)
-
-    def _bytes(self, count: int) -> bytes:
-        """The first ``count`` bytes. Raises what the backing raises."""
-        buf = bytearray(count)
-        _, error = self._get(0, memoryview(buf), PAGE)
-        if error is not None:
-            raise error
-        return bytes(buf)
 
     def _write(self, buf: Readable, addr: int) -> tuple[int, Exception | None]:
         """(bytes written, what ended it early)."""
@@ -422,8 +424,8 @@ def _all(expected: int, done: int, error: Exception | None) -> None:
 
 
 def _streamed(call: Callable[[], T]) -> T:
-    """What a stream answers, asked again where it was interrupted. Raises VolatileIOError."""
+    """What a stream answers. Raises VolatileIOError for its GuestIOError."""
     try:
-        return retry_eintr(call)
+        return call()
     except GuestIOError as error:
         raise VolatileIOError(error.kind, error.text) from error
