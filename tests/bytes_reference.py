@@ -6,6 +6,7 @@ the faces of the model, and each method is written out so that one can be damage
 
 from __future__ import annotations
 
+from io import BytesIO
 from typing import Any, NoReturn
 
 from bytes_subject import Contract, Streams, Subject
@@ -262,6 +263,8 @@ class StreamReference(Reference):
                 raise Part(count, done)
             return
         self.whole(addr, count)
+        if isinstance(src, BytesIO) and len(src.getvalue()) - src.tell() < count:
+            raise StreamFailed(ErrorKind.UNEXPECTED_EOF)
         done = 0
         while done < count:
             data = self.ask(src.read, count - done)

@@ -108,8 +108,19 @@ class IsContentWithLess(StreamReference):
         try:
             super().read_exact_volatile_from(addr, src, count)
         except StreamFailed as error:
-            if error.kind is not ErrorKind.UNEXPECTED_EOF:
+            if error.kind is not ErrorKind.UNEXPECTED_EOF or not hasattr(src, "script"):
                 raise
+
+
+@damage("exact_from_too_few_bytes", about=SLICE)
+class ReadsTheFewThereAre(StreamReference):
+    def read_exact_volatile_from(self, addr: int, src: Any, count: int) -> None:
+        try:
+            super().read_exact_volatile_from(addr, src, count)
+        except StreamFailed:
+            if not hasattr(src, "script"):
+                self.read_volatile_from(addr, src, count)
+            raise
 
 
 @damage("exact_into_short_memory", about=SLICE)

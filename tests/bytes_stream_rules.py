@@ -209,6 +209,17 @@ def exact_from_a_short_stream(probe: Probe) -> None:
     probe.settle(what)
 
 
+@rule("the exact form takes nothing from bytes that are known to be too few", lambda c: (
+    source_rules(c) and c.streams is Streams.SLICE))
+def exact_from_too_few_bytes(probe: Probe) -> None:
+    src = BytesIO(b"only six")
+    src.seek(2)
+    _failed(probe, lambda: probe.bytes.read_exact_volatile_from(probe.at(0), src, 9),
+            ErrorKind.UNEXPECTED_EOF, "6 bytes of 9")
+    assert src.tell() == 2, "some of them were taken"
+    probe.settle("6 bytes of 9")
+
+
 @rule("the exact form raises where the memory ends early", source_rules)
 def exact_into_short_memory(probe: Probe) -> None:
     offset = probe.length - 6
