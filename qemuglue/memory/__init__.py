@@ -27,6 +27,7 @@ It does not launch or read any QEMU; the ``mirror`` room fills it from a running
 ``byte_valued``       values that are their bytes; ``native`` integers, ``atomic_integer``
 ``memory_map``        the first rust-vmm memory model: a map, and bytes over it
 ``aligned``           aligned and atomic access as proposed for vm-memory; ``one_access``
+``accessor``          axaddrspace's GuestMemoryAccessor; ``region_accessor`` over regions
 ``machine_spaces``    ADDRESS_SPACE_MEMORY and ADDRESS_SPACE_IO of a mirrored machine
 ====================  ======================================================================
 """
