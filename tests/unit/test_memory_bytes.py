@@ -20,7 +20,13 @@ from qemuglue.memory.bytes import (
     writable,
 )
 from qemuglue.memory.endian import Be16, EndianInt, Le32
-from qemuglue.memory.guest_error import InvalidBackendAddress, PartialBuffer
+from qemuglue.memory.guest_error import (
+    ErrorKind,
+    GuestIOError,
+    InvalidBackendAddress,
+    PartialBuffer,
+)
+from qemuglue.memory.streams import ReadVolatile, SliceReader
 
 
 class Tape(Bytes[int]):
@@ -157,3 +163,86 @@ def test_a_long_slice_is_complete() -> None:
 
     Well().write_slice(bytes(5000), 0)
     Well().read_slice(bytearray(5000), 0)
+
+
+# -- streams, where nothing is written for them ----------------------------------------------------
+
+
+def test_streams_are_done_with_read_and_write() -> None:
+    tape = Tape()
+    source = SliceReader(b"abcdef")
+    assert tape.read_volatile_from(2, source, 4) == 4 and tape.data == b"\0\1abcd\6\7\x08\x09"
+    assert source.remaining == b"ef"
+    assert tape.read_volatile_from(0, source, 9) == 2, "the stream ends"
+    assert tape.read_volatile_from(0, source, 9) == 0
+    assert tape.read_volatile_from(9, b"xyz", 3) == 1, "the container ends"
+    sink = bytearray()
+    assert tape.write_volatile_to(8, sink, 9) == 2 and sink == b"\x08x"
+    tape.write_all_volatile_to(0, sink, 2)
+    assert sink == b"\x08xef"
+    for access in (lambda: tape.read_volatile_from(10, b"x", 1),
+                   lambda: tape.write_volatile_to(10, sink, 1),
+                   lambda: tape.read_exact_volatile_from(10, b"x", 1),
+                   lambda: tape.write_all_volatile_to(10, sink, 1)):
+        with pytest.raises(InvalidBackendAddress):
+            access()
+    assert tape.read_volatile_from(10, b"x", 0) == tape.write_volatile_to(10, sink, 0) == 0
+
+
+class Dribble(ReadVolatile):
+    """Gives what it holds piece by piece; None is an interrupted call."""
+
+    def __init__(self, *steps: bytes | None) -> None:
+        self.steps = list(steps)
+        self.asked: list[int] = []
+
+    def read_volatile(self, count: int) -> bytes:
+        self.asked.append(count)
+        step = self.steps.pop(0) if self.steps else b""
+        if step is None:
+            raise GuestIOError(ErrorKind.INTERRUPTED)
+        return step
+
+
+def test_one_read_and_as_many_as_it_takes() -> None:
+    tape = Tape()
+    source = Dribble(None, b"ab", b"cd")
+    assert tape.read_volatile_from(0, source, 4) == 2 and source.asked == [4, 4]
+    source = Dribble(b"AB", None, b"C", b"D")
+    tape.read_exact_volatile_from(4, source, 4)
+    assert tape.data == b"ab\2\3ABCD\x08\x09" and source.asked == [4, 2, 2, 1]
+    for source, at, done in ((Dribble(b"x"), 0, 1), (Dribble(), 0, 0), (Dribble(b"1234"), 8, 2)):
+        with pytest.raises(PartialBuffer) as caught:
+            tape.read_exact_volatile_from(at, source, 4)
+        assert (caught.value.expected, caught.value.completed) == (4, done)
+    assert tape.data == b"xb\2\3ABCD12"
+
+
+def test_all_that_was_read_is_written_or_an_error() -> None:
+    tape = Tape()
+    with pytest.raises(GuestIOError) as caught:
+        tape.write_volatile_to(0, memoryview(buf := bytearray(3)), 5)
+    assert caught.value.kind is ErrorKind.WRITE_ZERO and buf == b"\0\1\2"
+    with pytest.raises(PartialBuffer) as short:
+        tape.write_all_volatile_to(7, bytearray(), 4)
+    assert (short.value.expected, short.value.completed) == (4, 3)
+    for wrong in (-1, 1.5, None):
+        for access in (tape.read_volatile_from, tape.read_exact_volatile_from):
+            with pytest.raises(ModelError, match="a count of bytes"):
+                access(0, b"x", wrong)  # type: ignore[arg-type]
+        with pytest.raises(ModelError, match="a count of bytes"):
+            tape.write_volatile_to(0, bytearray(), wrong)  # type: ignore[arg-type]
+
+
+def test_a_structure_of_no_bytes_is_one() -> None:
+    class Nothing:
+        size: ClassVar[int] = 0
+        raw = b""
+
+        @classmethod
+        def from_raw(cls, data: bytes | bytearray | memoryview) -> Nothing:
+            return cls()
+
+    tape = Tape()
+    tape.write_obj(Nothing(), 99)
+    assert isinstance(tape.read_obj(99, Nothing), Nothing) and size_of(Nothing) == 0
