@@ -22,6 +22,7 @@ It does not launch or read any QEMU; the ``mirror`` room fills it from a running
 ``iommu``             regions that translate
 ``cpu_path``          the other way in: a guest CPU's accesses, by the rules of ``cpu_rules``
 ``rust_binding``      the Rust face of the same, with ``bytes``, ``guest_address``, ``guest_error``
+``guest_memory``      vm-memory's regions, collections and maps that are replaced; ``streams``
 ``volatile``          vm-memory's slices: windows onto memory, and typed places in it
 ``bitmap``            vm-memory's bitmaps of what was written; ``atomic_bitmap`` knows pages
 ``byte_valued``       values that are their bytes; ``native`` integers, ``atomic_integer``
