@@ -144,6 +144,7 @@ class OptionBitmap(BitmapSlice):
 
 
 B = TypeVar("B", bound=Bitmap)
+N = TypeVar("N", bound=NewBitmap)
 
 
 class BaseSlice(BitmapSlice, Generic[B]):
@@ -155,6 +156,11 @@ class BaseSlice(BitmapSlice, Generic[B]):
     def __init__(self, inner: B, offset: int = 0) -> None:
         self._inner = inner
         self._base = offset & _USIZE_MASK
+
+    @classmethod
+    def default(cls, kind: type[N]) -> BaseSlice[N]:
+        """A slice from 0 on of a new bitmap for no bytes."""
+        return BaseSlice(kind.default())
 
     @property
     def inner(self) -> B:

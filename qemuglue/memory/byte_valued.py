@@ -6,7 +6,8 @@ and the base of all that this package has:
 
 - ``endian``: ``Le32``, ``Be16`` and their kin, whose byte order is in their name;
 - ``native``: ``NativeU32``, ``NativeI64``, ``NativeUsize``, ..., in the order of this host;
-- ``ByteStructure`` here: your own, made of fields.
+- ``ByteStructure`` here: your own, made of fields;
+- ``byte_array``: values of any of these in a row.
 
 Rust hands out references; a Python integer cannot change. So where the crate gives a ``&mut T``
 there is a ``ByteCell``: a place in memory that holds a value. ``cell.value`` is what is there now,

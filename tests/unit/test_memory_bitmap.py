@@ -81,6 +81,11 @@ def test_a_slice_of_a_slice_adds_its_offset() -> None:
     assert repr(deeper).endswith("at 0x120>")
 
 
+def test_a_default_slice_is_of_a_default_bitmap() -> None:
+    part = ArcSlice.default(AtomicBitmap)
+    assert (part.base_offset, type(part.inner), part.inner.len()) == (0, AtomicBitmap, 0)
+
+
 def test_an_offset_in_a_slice_wraps() -> None:
     marks = Marks()
     part = BaseSlice(marks, USIZE_MAX)
