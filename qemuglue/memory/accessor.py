@@ -24,8 +24,8 @@ regions share             bytes are all there         parts; ``load`` is
 a buffer over contiguous  done                        done
 regions
 a buffer that runs into   InvalidInput; what was      ``read`` counts what was moved,
-a hole                    moved stays, uncounted      ``read_slice``: PartialBuffer
-                                                      (expected, completed)
+a hole                    moved stays (``moved`` is   ``read_slice``: PartialBuffer
+                          ours, upstream is silent)   (expected, completed)
 an object at an odd       done, in one access         ``read_obj`` is done; ``load``
 address                                               is InvalidBackendAddress
 a buffer beyond 2^64-1    AddressOverflow             goes on at address 0, as QEMU's
