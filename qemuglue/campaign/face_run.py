@@ -243,7 +243,7 @@ class FaceRun:
         if mismatch is None:
             return None
         model, seen = mismatch.describe()
-        return _parted(judged, "access", (f"owed {model}",), (seen,))
+        return _parted(judged, "access", (f"owes: {model}",), (seen,))
 
     @staticmethod
     def _outcome(judged: Judged, outcome: Outcome, owed: Outcome) -> Judged | None:

@@ -157,7 +157,7 @@ def _print_divergence(result: FaceResult, found: Divergence, console: Console) -
     k, n = found.confirmed
     _say(console, f"{found.signature}: {result.build} {result.machine}, {found.place} "
                   f"(seen {k} of {n} times)", "bold red")
-    for title, said in (("the face says", found.model), ("QEMU says", found.qemu)):
+    for title, said in (("face", found.model), ("QEMU", found.qemu)):
         for text in said[:MAX_LINES]:
             _say(console, f"  {title}: {text}")
     lines = found.program.splitlines()

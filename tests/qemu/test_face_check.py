@@ -268,7 +268,7 @@ def test_the_command_finds_what_is_planted(
     assert main([*words, "--face", "memory-map", "--defect", "last-byte-lost"]) == 1
     out = capsys.readouterr().out
     assert "divergence:outcome:" in out and "(seen 2 of 2 times)" in out
-    assert "the face says: " in out and "QEMU says: " in out
+    assert "  face: " in out and "  QEMU: " in out
     assert "Planted: last-byte-lost (an access ends a byte before its region)" in out
     assert main([*words, "--face", "vm-memory", "--defect", "rom-writable", "--json"]) == 1
     found = json.loads(capsys.readouterr().out)
