@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+from collections import Counter
 from random import Random
 
 import pytest
@@ -29,6 +31,7 @@ MODERN = (
 LAYOUTS = {
     "modern": layout(*MODERN),
     "legacy": layout(Range(0xC000, 0x80, "virtio-pci", 0, 0, "device", IO)),
+    "legacy in memory": layout(Range(0x3EFF_1000, 0x80, "virtio-pci", 0, 0, "device", MEMORY)),
     "mmio": layout(*(
         Range(0x1000_0000 + 0x200 * i, 0x200, "virtio-mmio", i, 0, "device", MEMORY)
         for i in range(4))),
@@ -69,3 +72,40 @@ def test_about_one_in_five_is_wrong_on_purpose() -> None:
                 wrong += addr >= RAM.size
                 break
     assert 0 < wrong < 80
+
+
+def test_what_holds_modern_registers_is_no_legacy_window() -> None:
+    assert not VirtioRecipe().fits(
+        layout(Range(0xE000_0000, 0x4000, "virtio-pci", 0, 0, "device", MEMORY)))
+
+
+def test_windows_of_boards_are_few_where_there_is_pci() -> None:
+    """Most windows have nothing behind them."""
+    mmio = [each for each in LAYOUTS["mmio"].ranges() if each.region == "virtio-mmio"]
+    both = layout(*mmio, *MODERN)
+    chosen = Counter(
+        "mmio" if any(op.place is not None and op.place.region == "virtio-mmio" for op in ops)
+        else "pci"
+        for ops in (VirtioRecipe().operations(Random(seed), both, Scratch(0x100000, 1 << 20))
+                    for seed in range(200)))
+    assert chosen["mmio"] > 5 and chosen["pci"] > 150
+
+
+@pytest.mark.parametrize("name", ["legacy", "legacy in memory", "modern"])
+def test_numbers_in_memory_have_the_target_s_order_where_the_device_is_legacy(name: str) -> None:
+    """What is published last, an index of 2 bytes, tells the two orders apart."""
+    little, big = ([], [])  # type: list[bytes], list[bytes]
+    for target, found in ((False, little), (True, big)):
+        where = Layout({space: [each for each in LAYOUTS[name].ranges(space) if each.region]
+                        for space in (MEMORY, IO)}, big=target)
+        for seed in range(20):
+            ops = VirtioRecipe().operations(Random(seed), where, Scratch(0x100000, 1 << 20))
+            found += [op.data for op in ops if op.verb == "write" and op.size == 16
+                      and len(op.data) == 16]
+    assert little and len(little) == len(big)
+    turned = [struct.pack(">QIHH", *struct.unpack("<QIHH", each)) for each in little]
+    same = sum(one == other for one, other in zip(little, big, strict=True))
+    if name == "modern":
+        assert 0 < sum(map(bytes.__eq__, turned, big)) < same, "few leave VERSION_1 out"
+    else:
+        assert turned == big
