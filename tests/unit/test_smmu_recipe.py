@@ -35,7 +35,7 @@ def test_what_it_draws_is_valid_and_repeatable() -> None:
     assert recipe.fits(LAYOUT) and not recipe.fits(Layout({}))
     for seed in range(60):
         drawn = [list(recipe.operations(Random(seed), LAYOUT, scratch())) for _ in range(2)]
-        assert drawn[0] == drawn[1] and len(drawn[0]) > 40
+        assert drawn[0] == drawn[1] and len(drawn[0]) > 30
         for op in drawn[0]:
             validate(op)
 
