@@ -29,6 +29,9 @@ DESIGNS: dict[str, str] = {
         "the first error ends it, and what was moved before is told; address_space_rw goes on "
         "behind it"
     ),
+    "rom-device-end": (
+        "one access over the end of a ROM device is refused; QEMU reads beyond that memory"
+    ),
     "no-wrap": "bytes beyond 2^64-1 are refused; address_space_rw goes on at 0",
     "host-elsewhere": (
         "there is no pointer to memory that only QEMU's process has; gpa2hva knows one there"

@@ -289,7 +289,11 @@ def _rust_one(ground: Ground, op: FaceOp) -> Outcome:
             if op.is_write:
                 region.backing.write(offset, op.data)
                 return Outcome("done")
-            return typed(op, region.backing.read(offset, op.size))
+            data = region.backing.read(offset, op.size)
+            if len(data) < op.size:
+                ground.designs.add("rom-device-end")
+                return Outcome("ModelError()")
+            return typed(op, data)
         if op.is_write:
             ground.one_write(region, offset, op.data)
             return Outcome("done")
