@@ -107,7 +107,8 @@ def _layout(monitor: Monitor, machine: str, board: Wiring, *, big: bool) -> Layo
         if line.name in _REGIONS and line.name not in found:
             found[line.name] = Range(
                 line.start, line.last + 1 - line.start, line.name, 0, line.offset, "device", MEMORY)
-    return Layout({MEMORY: list(found.values())}, big=big, swapped=board.swapped)
+    return Layout({MEMORY: list(found.values())}, big=big,
+                  swapped=board.swapped if big else frozenset())
 
 
 def _placed(layout: Layout, ops: list[Operation]) -> Iterator[Operation]:

@@ -191,11 +191,13 @@ _ARM = Wiring((0x1000_0000, 0x3EFE_FFFF, 0x1000, 0xFFFF))
 _PC = Wiring((0xE000_0000, 0xFDFF_FFFF, 0xC000, 0xEFFF))
 #: With ``pcie=on``; it has no ports for PCI.
 _MICROVM = Wiring((0xC000_0000, 0xDFFF_FFFF, 0xC000, 0xEFFF))
+_MALTA = Wiring((0x1200_0000, 0x13FF_FFFF, 0x2000, 0xFFFF), frozenset({"pci-conf-idx"}))
 _MAC = Wiring(
     (0x8000_0000, 0x8FFF_FFFF, 0x1000, 0xFFFF),
     frozenset({"unin-pci-conf-idx", "unin-pci-conf-data"}))
 #: By the beginning of ``TARGET/NAME``. Sources: ``hw/arm/virt.c``, ``hw/riscv/virt.c``,
-#: ``hw/i386/microvm.c``, ``hw/loongarch/virt.c``, ``hw/pci-host/{grackle,uninorth,ppce500}.c``.
+#: ``hw/i386/microvm.c``, ``hw/loongarch/virt.c``,
+#: ``hw/pci-host/{grackle,uninorth,ppce500,gt64120}.c``.
 _WIRINGS = (
     ("aarch64/virt", _ARM), ("arm/virt", _ARM),
     ("x86_64/microvm", _MICROVM), ("i386/microvm", _MICROVM), ("x86_64/", _PC), ("i386/", _PC),
@@ -203,6 +205,9 @@ _WIRINGS = (
     ("loongarch64/virt", Wiring((0x4000_0000, 0x7FFF_FFFF, 0x4000, 0xFFFF))),
     ("ppc/g3beige", Wiring((0x8000_0000, 0xFDFF_FFFF, 0x1000, 0xFFFF),
                            frozenset({"pci-conf-idx", "pci-data-idx"}))),
+    # Before its registers had names of their own (7.2) nothing is set up here.
+    ("mips/malta", _MALTA), ("mips64/malta", _MALTA),
+    ("mipsel/malta", _MALTA), ("mips64el/malta", _MALTA),
     ("ppc/mac99", _MAC), ("ppc64/mac99", _MAC),
     ("ppc/ppce500", Wiring((0xC000_0000, 0xDFFF_FFFF, 0x1000, 0xFFFF),
                            frozenset({"pci-conf-data"}), tuple(_e500()))),
