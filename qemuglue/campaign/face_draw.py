@@ -7,6 +7,7 @@ write does nothing beyond it: not where it may change the map, reset the machine
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from random import Random
 
@@ -29,6 +30,12 @@ LEFT_OUT = 0.9
 
 #: Draws for one operation before plain RAM is taken.
 _TRIES = 40
+
+#: Engines that need no space of their own, by the names of their registers.
+_DMA = re.compile(r"dma|pl08[01]", re.IGNORECASE)
+
+#: Owners of what is no device's.
+_NOBODY = ("", "/machine", "/machine/unattached")
 
 #: Spaces that belong to no device that writes by itself (``witness.session``).
 _PASSIVE = ("memory", "I/O", "cpu-")
@@ -71,11 +78,11 @@ class Untouched:
             return f"{region.name}: a write may end its mode"
         if barriers.always(region) or barriers.may(region, True) or region.name in BY_VALUE:
             return f"{region.name}: a write may change the map or reset the machine"
-        if session.following.of(region) is not None or self._is_master(owner_of(region)):
+        if session.following.of(region) is not None or self._is_master(region):
             return f"{region.name}: a write may start a DMA"
         return ""
 
-    def _is_master(self, owner: str) -> bool:
+    def _is_master(self, region: MemoryRegion) -> bool:
         if self._masters is None:
             session = self._session
             self._masters = set()
@@ -84,8 +91,12 @@ class Untouched:
                 if space.name.startswith(_PASSIVE) or session.does_no_dma(root):
                     continue
                 if any(reaches_ram(section.region) for section in space.view.sections):
-                    self._masters.add(root)
-        return any(reached(master, [owner]) for master in self._masters if master)
+                    # A device whose own space is the machine's memory is known by its name.
+                    self._masters.add(space.name if root in _NOBODY else root)
+        owner = owner_of(region)
+        return bool(_DMA.search(region.name)) or any(
+            region.name.startswith(master) or (bool(owner) and reached(master, [owner]))
+            for master in self._masters)
 
 
 class Drawer:
