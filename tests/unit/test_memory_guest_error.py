@@ -51,7 +51,12 @@ def test_an_error_travels_between_processes(
 
 
 def test_every_variant_of_vm_memory_is_there() -> None:
-    assert {cls.__name__ for cls in GuestMemoryError.__subclasses__()} == {
+    """Other faces have leaves of their own beside them."""
+    its_own = {
+        cls.__name__ for cls in GuestMemoryError.__subclasses__()
+        if cls.__module__ == GuestMemoryError.__module__
+    }
+    assert its_own == {
         "InvalidGuestAddress", "GuestIOError", "PartialBuffer", "InvalidBackendAddress",
         "HostAddressNotAvailable", "CallbackOutOfRange", "GuestAddressOverflow",
         "IommuError",
