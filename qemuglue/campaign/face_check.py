@@ -19,6 +19,7 @@ from random import Random
 
 from qemuglue.campaign.check_result import Divergence, Known, Status
 from qemuglue.campaign.checking import DEFAULT_OPS, MAX_OPS, PATIENCE_S
+from qemuglue.campaign.contracting import CPU_SPACE
 from qemuglue.campaign.face_defects import Planted, planted
 from qemuglue.campaign.face_ops import FaceOp
 from qemuglue.campaign.face_result import FaceResult, FaceTally
@@ -103,9 +104,14 @@ class _FaceCheck:
         """Everything, in order."""
         try:
             try:
-                self.scene = self._scene()
+                scene = self._scene()
             except LaunchError as error:
                 return self._result(Status.NOT_STARTED, _reason(error))
+            if scene is None:
+                self.notes.append("no CPU: there is no address space to make accesses in")
+                return self._result(Status.MATCH)
+            self.scene = scene
+            self.notes += prepare(scene)
             with self._planted():
                 self._perform()
         except (QemuglueError, OSError) as error:
@@ -128,19 +134,20 @@ class _FaceCheck:
     def _planted(self) -> AbstractContextManager[None]:
         return nullcontext() if self.defect.face is None else self.defect.face.plant()
 
-    def _scene(self) -> Scene:
-        """The machine that operations are made on, with what its devices take."""
+    def _scene(self) -> Scene | None:
+        """The machine that operations are made on; None without a CPU, whose space it is that
+        qtest enters."""
         target, name = machine_name(self.machine)
         ram_id = ask_ram_id(self.build, target, name) or None
         config, mirror = start_machine(QemuConfig(
             build=self.build, target=target, machine=name, args=self.args,
             ram=DEFAULT_RAM if ram_id else None, ram_id=ram_id, mode=VmMode.STOPPED))
-        names = {region.name for region in mirror.regions}
-        scene = Scene(config, Knowledge(), "pci" if "pci-conf-data" in names else "")
-        self.notes += prepare(scene)
         if not mirror.exact:
             self.notes.append("the mirror is not exact: " + str(mirror.differences[0]))
-        return scene
+        if CPU_SPACE not in {space.name for space in mirror.spaces}:
+            return None
+        names = {region.name for region in mirror.regions}
+        return Scene(config, Knowledge(), "pci" if "pci-conf-data" in names else "")
 
     # -- operations ----------------------------------------------------------------------------
 

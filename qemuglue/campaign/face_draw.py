@@ -31,8 +31,9 @@ LEFT_OUT = 0.9
 #: Draws for one operation before plain RAM is taken.
 _TRIES = 40
 
-#: Engines that need no space of their own, by the names of their registers.
-_DMA = re.compile(r"dma|pl08[01]", re.IGNORECASE)
+#: Engines that need no space of their own, by the names of their registers; and what stands for
+#: RAM that is not there, whose writes go to that which is (``ram-empty`` of the AST2700).
+_DMA = re.compile(r"dma|pl08[01]|ram-empty", re.IGNORECASE)
 
 #: Owners of what is no device's.
 _NOBODY = ("", "/machine", "/machine/unattached")
@@ -129,15 +130,20 @@ class Drawer:
             ):
                 break
         else:
-            section = max(self._ram, key=lambda each: each.size)
-            cls = "U8" if method.typed else ""
-            addr, size = section.start + rng.randrange(section.size), 1
+            cls, size = "U8" if method.typed else "", 1
+            addr = self._harmless(rng)
         if name == "get_host_address":
             size = max(size, 1)
         data = rng.randbytes(size) if method.is_write else b""
         return FaceOp(face, name, addr, size, cls, data)
 
     # -- where ---------------------------------------------------------------------------------
+
+    def _harmless(self, rng: Random) -> int:
+        """An address in RAM or, where no RAM can be seen from outside, in a hole."""
+        may = [s for s in self._ram if not self._untouched.why(s.region, is_write=True)]
+        section = max(may or self._holes or self._cover, key=lambda each: each.size)
+        return section.start + rng.randrange(section.size)
 
     @staticmethod
     def _size(rng: Random) -> int:

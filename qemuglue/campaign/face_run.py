@@ -256,7 +256,12 @@ class FaceRun:
     ) -> Judged | None:
         """The pieces that the face's model said would reach devices, and those that did."""
         names = {piece.region.name or None for piece in pieces}
-        seen = [e for e in events if e.kind in _ACCESSES and e.name in names]
+        op = judged.op
+        seen = [
+            e for e in events if e.kind in _ACCESSES and e.name in names
+            # A refusal of unassigned memory elsewhere is a device's own doing.
+            and (e.name is not None or (e.address - op.addr) & MASK64 < max(op.size, 8))
+        ]
         if any(
             e.refusal is not None and e.refusal.reason is Reason.REJECTED
             and not any(piece.refused and (piece.region.name or None) == e.name

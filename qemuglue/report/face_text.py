@@ -46,6 +46,9 @@ def _parts(result: FaceResult) -> Iterator[str]:
         yield result.reason
         return
     tally = result.tally
+    if not tally.total:
+        yield "no operations"
+        return
     parts = [f"{count(tally.of(verdict=verdict))} {verdict}" for verdict in VERDICTS
              if tally.of(verdict=verdict)]
     yield f"{count(tally.total)} operations of {len(result.faces)} " + (
