@@ -97,6 +97,7 @@ class _FaceCheck:
         self.alike: Counter[str] = Counter()
         self.further: Counter[str] = Counter()
         self.fatal: dict[str, str] = {}
+        self.left: tuple[tuple[str, str, str], ...] = ()
         self.restarts = self.deaths = self.flaky = 0
         self.start_s = time.monotonic()
 
@@ -126,7 +127,7 @@ class _FaceCheck:
             status=status, faces=self.faces, seed=self.seed, ops=self.ops, reason=reason,
             seconds=round(time.monotonic() - self.start_s, 3), tally=self.tally,
             divergences=tuple(self.divergences), further=tuple(sorted(self.further.items())),
-            known=tuple(self.known), notes=tuple(dict.fromkeys(self.notes)),
+            known=tuple(self.known), notes=tuple(dict.fromkeys(self.notes)), left=self.left,
             restarts=self.restarts, deaths=self.deaths, flaky=self.flaky,
             defect=self.defect.name,
         )
@@ -163,6 +164,7 @@ class _FaceCheck:
         while self._go_on:
             history: list[FaceOp] = []
             with self._fresh() as run:
+                self.left = run.untouched.left()
                 try:
                     self._perform_in(run, history)
                 except QemuFailure as error:

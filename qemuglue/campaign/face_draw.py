@@ -60,6 +60,15 @@ class Untouched:
             known[region] = self._why_not(region, is_write)
         return known[region]
 
+    def left(self) -> tuple[tuple[str, str, str], ...]:
+        """(region, "read" or "write", why) of all in view that is left alone, by name."""
+        view = self._session.mirror.memory.view
+        regions = {section.region for section in view.sections}
+        return tuple(sorted(
+            (region.name, "write" if is_write else "read", why)
+            for region in regions for is_write in (False, True)
+            if (why := self.why(region, is_write=is_write))))
+
     def _why_not(self, region: MemoryRegion, is_write: bool) -> str:
         session, barriers = self._session, self._session.knowledge.barriers
         if region.name in self._fatal:

@@ -100,6 +100,8 @@ class FaceResult:
     further: tuple[tuple[str, int], ...] = ()
     known: tuple[Known, ...] = ()
     notes: tuple[str, ...] = ()
+    #: (region, "read" or "write", why): accesses that are not made.
+    left: tuple[tuple[str, str, str], ...] = ()
     restarts: int = 0
     deaths: int = 0
     flaky: int = 0

@@ -42,7 +42,12 @@ def _result(result: FaceResult) -> dict[str, Any]:
         "divergences": [divergence.to_json() for divergence in result.divergences],
         "further": dict(result.further),
         "known": [{"oddity": each.oddity, **each.found.to_json()} for each in result.known],
-        "notes": list(result.notes), "ops": result.ops, "seed": result.seed,
+        "notes": list(result.notes),
+        "left_alone": [
+            {"region": region, "access": access, "why": why}
+            for region, access, why in result.left
+        ],
+        "ops": result.ops, "seed": result.seed,
         "defect": result.defect, "flaky": result.flaky,
         "qemu": {"restarts": result.restarts, "deaths": result.deaths},
         "seconds": result.seconds,

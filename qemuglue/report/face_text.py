@@ -139,6 +139,11 @@ def _notes(results: Sequence[FaceResult]) -> Iterator[str]:
     for result in results:
         for note in result.notes:
             yield f"note: {result.build} {result.machine}: {note}"
+        unread = sum(access == "read" for _, access, _ in result.left)
+        unwritten = len(result.left) - unread
+        if result.left:
+            yield (f"{result.build} {result.machine}: {unread} regions are not read and "
+                   f"{unwritten} not written (--json says why)")
         for each in result.known:
             yield (f"known: {result.build} {result.machine}: {each.oddity}: "
                    f"{each.found.signature} at {each.found.place}")
