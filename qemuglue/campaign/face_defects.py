@@ -144,6 +144,26 @@ def _written_elsewhere(right: Any) -> Any:
     return write
 
 
+def _asked_twice(right: Any) -> Any:
+    def read(self: Any, offset: int, size: int) -> bytes:
+        data: bytes = right(self, offset, size)
+        return data if self.section.region.is_ram else right(self, offset, size)
+
+    return read
+
+
+def _asked_elsewhere(right: Any) -> Any:
+    def read(self: Any, offset: int, size: int) -> bytes:
+        data: bytes = right(self, offset, size)
+        for section in self.space.view.sections:
+            if not section.region.is_ram and section.region is not self.section.region:
+                self.space.dispatch_read(section.region, section.offset, 4)
+                break
+        return data
+
+    return read
+
+
 def _never_refused(right: Any) -> Any:
     def read(self: Any, buf: Any, addr: Any) -> int:
         self._read(memoryview(buf), addr)
@@ -211,6 +231,10 @@ FACE_DEFECTS: dict[str, FaceDefect] = {
     "written-elsewhere": FaceDefect(
         "a write to RAM changes a byte elsewhere too", ("vm-memory", "memory-map", "accessor"),
         SectionBacking, "write", _written_elsewhere),
+    "asked-twice": FaceDefect(
+        "a device is read twice for one access", _SECTIONED, SectionBacking, "read", _asked_twice),
+    "asked-elsewhere": FaceDefect(
+        "a read asks another device, too", _SECTIONED, SectionBacking, "read", _asked_elsewhere),
     "never-refused": FaceDefect(
         "a read of what is not there succeeds", ("rust",), Stepped, "read", _never_refused),
     "any-alignment": FaceDefect(

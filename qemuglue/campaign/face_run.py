@@ -254,7 +254,13 @@ class FaceRun:
     def _pieces(
         self, judged: Judged, events: Sequence[Event], pieces: Sequence[Piece]
     ) -> Judged | None:
-        """The pieces that the face's model said would reach devices, and those that did."""
+        """The pieces that the face's model said would reach devices, and those that did. None
+        may lie elsewhere: what a device does to others by itself is no piece of the model's."""
+        mine = self.session.evidence.targets
+        astray = [piece for piece in pieces if piece.region.name not in mine]
+        if astray:
+            return _parted(judged, "pieces", tuple(map(_piece_text, astray)),
+                           (f"the operation lies in {judged.region or 'unassigned memory'}",))
         names = {piece.region.name or None for piece in pieces}
         op = judged.op
         seen = [
