@@ -8,15 +8,18 @@ from pathlib import Path
 
 import pytest
 
+from qemuglue.campaign.settings import Settings, scene
 from qemuglue.errors import EnvironmentFailure
 from qemuglue.qemu import images
 from qemuglue.qemu.builds import Build
 from qemuglue.qemu.config import QemuConfig, VmMode
+from qemuglue.qemu.parked import PARKED
 from qemuglue.qemu.process import QemuProcess
 
 pytestmark = pytest.mark.qemu
 
-MACHINES = ("x86_64/q35", "x86_64/isapc", "i386/microvm", "aarch64/virt", "ppc/mac99")
+MACHINES = (
+    "x86_64/q35", "x86_64/isapc", "i386/microvm", "aarch64/virt", "ppc/mac99", "ppc/ppce500")
 
 #: Delivery modes of an interrupt message that x86 CPUs hear although interrupts are off: SMI,
 #: NMI, INIT, start-up, and two that they do not.
@@ -55,6 +58,32 @@ def test_the_map_is_that_of_the_stopped_machine(build: Build, name: str) -> None
             status = process.monitor.execute("query-status")["status"]
             assert status == ("running" if mode is VmMode.PARKED else "prelaunch")
     assert maps[0] == maps[1]
+
+
+@pytest.mark.parametrize("name", sorted(PARKED))
+def test_what_is_known_to_park_does(newest_build: Build, name: str) -> None:
+    target = name.split("/")[0]
+    if target not in newest_build.targets():
+        pytest.skip(f"{newest_build.name} has no {target}")
+    made = scene(Settings(build=newest_build.name, machine=name, mode="parked"))
+    with QemuProcess(made.config) as process:
+        assert process.monitor.execute("query-status")["status"] == "running"
+
+
+def test_an_embedded_powerpc_that_runs_on_is_refused(
+    newest_build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The planted defect: code that does not put the CPU to sleep."""
+    if "ppc" not in newest_build.targets():
+        pytest.skip(f"{newest_build.name} has no ppc")
+    machine, big, code = images._ELFS["elf-ppc"]
+    awake = code.replace(bytes.fromhex("7c800124"), bytes.fromhex("60000000"))
+    monkeypatch.setitem(images._ELFS, "elf-ppc", (machine, big, awake))
+    with (
+        pytest.raises(EnvironmentFailure, match="its CPU runs from the start"),
+        QemuProcess(config(newest_build, "ppc/ppce500", VmMode.PARKED)),
+    ):
+        pass
 
 
 def _messages(process: QemuProcess) -> bool:
