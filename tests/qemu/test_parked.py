@@ -18,8 +18,7 @@ from qemuglue.qemu.process import QemuProcess
 
 pytestmark = pytest.mark.qemu
 
-MACHINES = (
-    "x86_64/q35", "x86_64/isapc", "i386/microvm", "aarch64/virt", "ppc/mac99", "ppc/ppce500")
+MACHINES = ("x86_64/q35", "x86_64/isapc", "i386/microvm", "aarch64/virt", "ppc/mac99")
 
 #: Delivery modes of an interrupt message that x86 CPUs hear although interrupts are off: SMI,
 #: NMI, INIT, start-up, and two that they do not.
