@@ -393,9 +393,9 @@ def test_a_trusted_limit_is_refused_only_at_the_end_of_the_host_s_memory() -> No
     with pytest.raises(LimitTooLarge):
         short.read_obj(0, Le64)
     assert short.read_obj(0, Le32) == int.from_bytes(range(12, 16), "little")
-    none = Trusting(16, {0: (12, 7)})
-    with pytest.raises(InvalidInput):
-        none.read_obj(0, Le64)
+    for none in (Trusting(16, {0: (12, 7)}), Trusting(16, {0: (16, 7)})):
+        with pytest.raises(InvalidInput):
+            none.read_obj(0, Le64)
 
 
 def test_bytes_beyond_the_last_address_are_refused_and_those_before_it_moved() -> None:

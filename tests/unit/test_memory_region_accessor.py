@@ -8,8 +8,10 @@ from qemuglue.errors import ModelError
 from qemuglue.memory import AddressSpace, ByteBacking, MemoryRegion, SparseBacking
 from qemuglue.memory.accessor import InvalidInput, LimitTooLarge, PhysAddr
 from qemuglue.memory.endian import U8, Be32, Le16, Le32, Le64
+from qemuglue.memory.flatview import FlatView
 from qemuglue.memory.guest_address import GuestAddress
 from qemuglue.memory.guest_error import HostAddressNotAvailable
+from qemuglue.memory.guest_memory import GuestRegionCollection
 from qemuglue.memory.region_accessor import AccessorRegion, RegionAccessor
 
 
@@ -106,6 +108,18 @@ def test_the_whole_area_limit_does_not_depend_on_the_address() -> None:
         assert accessor.translate_and_get_limit(0x1000 + inside) == (PhysAddr(host, inside), 16)
     for outside in (0xFFF, 0x1010):
         assert accessor.translate_and_get_limit(outside) is None
+
+
+def test_the_whole_area_limit_is_asked_for_by_its_name() -> None:
+    makers = (
+        lambda *args: RegionAccessor([], *args),
+        lambda *args: RegionAccessor.from_collection(GuestRegionCollection.new(), *args),
+        lambda *args: RegionAccessor.from_view(FlatView(None, []), *args),
+    )
+    for make in makers:
+        assert not make().whole_area_limit
+        with pytest.raises(TypeError):
+            make(True)
 
 
 def test_the_whole_area_limit_reads_and_writes_what_is_not_the_guest_s() -> None:
