@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from guest_regions import Remote
 
-from qemuglue.errors import EnvironmentFailure, ModelError
-from qemuglue.memory import Backing, ByteBacking, Le32, SparseBacking, ViewBacking
+from qemuglue.errors import ModelError
+from qemuglue.memory import ByteBacking, Le32, SparseBacking
 from qemuglue.memory.atomic_bitmap import AtomicBitmap
 from qemuglue.memory.backing import MAX_FLAT
 from qemuglue.memory.bitmap import NO_BITMAP
@@ -27,13 +25,10 @@ from qemuglue.memory.guest_memory import (
     InvalidGuestRegion,
     InvalidPointer,
     MapFixed,
-    MappableFile,
-    MappingPastEof,
     MemoryRegionOverlap,
     Mmap,
     MmapRegion,
     MmapRegionBuilder,
-    MmapRegionError,
     NoMemoryRegion,
     UnsortedMemoryRegions,
 )
@@ -203,61 +198,6 @@ def test_dirty_tracking_of_a_mapping_and_of_what_it_is_put_into() -> None:
     assert at.get_mmap().bitmap().dirty_at(0x3000)
 
 
-# -- files -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("make", [ByteBacking, Remote], ids=["here", "elsewhere"])
-def test_a_backing_in_the_role_of_a_file(make: Callable[[int], Backing]) -> None:
-    backing = make(0x3000)
-    for file in (backing, BackingFile(backing)):
-        one = MmapRegion.from_file(FileOffset(file, 0x1000), 0x800)
-        two = MmapRegion.from_file(FileOffset(file, 0x1000), 0x1000)
-        one.as_volatile_slice().write(b"abcd", 0x7FE)
-        assert backing.read(0x17FE, 4) == b"ab\0\0", "a window ends where it ends"
-        buf = bytearray(4)
-        assert two.as_volatile_slice().read(buf, 0x7FE) == 4 and buf == b"ab\0\0"
-        with pytest.raises(MappingPastEof):
-            MmapRegion.from_file(FileOffset(file, 0x2000), 0x1001)
-        MmapRegion.from_file(FileOffset(file, 0x2000), 0x1000)
-        backing.write(0x17FE, b"\0\0")
-
-
-def test_a_window_refuses_what_does_not_fit() -> None:
-    window = BackingFile(Remote(0x3000)).map(0x1000, 8)
-    assert len(window) == 8 and window.read(4, 99) == bytes(4) and window.read(9, 1) == b""
-    for offset, data in ((5, b"1234"), (-1, b"1"), (9, b"")):
-        with pytest.raises(ModelError, match="do not fit"):
-            window.write(offset, data)
-    window.write(8, b"")
-    assert isinstance(BackingFile(ByteBacking(0x1000)).map(0, 8), ViewBacking)
-
-
-class Refusing:
-    def __init__(self, error: Exception) -> None:
-        self.error = error
-
-    def map(self, start: int, size: int) -> Backing:
-        raise self.error
-
-
-class Short:
-    def map(self, start: int, size: int) -> Backing:
-        return ByteBacking(size - 1)
-
-
-def test_a_file_that_cannot_be_mapped() -> None:
-    for error in (OSError(12, "no memory"), EnvironmentFailure("no memory")):
-        with pytest.raises(Mmap, match="no memory") as caught:
-            MmapRegion.from_file(FileOffset(Refusing(error), 0), 0x1000)
-        assert caught.value.kind is ErrorKind.OTHER and caught.value.__cause__ is error
-    with pytest.raises(ModelError, match="mapped 0xfff bytes where 0x1000"):
-        MmapRegion.from_file(FileOffset(Short(), 0), 0x1000)
-    for wrong in (object(), 5, b"bytes"):
-        with pytest.raises(ModelError, match="a file here is"):
-            MmapRegion.from_file(FileOffset(wrong, 0), 4)
-    assert isinstance(Short(), MappableFile) and not isinstance(ByteBacking(1), MappableFile)
-
-
 # -- regions and memory ------------------------------------------------------------------------
 
 
@@ -354,15 +294,3 @@ def test_ranges_that_make_no_memory(
         held = caught.value.error  # type: ignore[attr-defined]
         assert type(held) is inner and str(held) in str(caught.value)
         assert caught.value.__cause__ is held
-
-
-def test_the_errors_are_two_families() -> None:
-    assert {cls.__name__ for cls in MmapRegionError.__subclasses__()} == {
-        "InvalidPointer", "MapFixed", "MappingPastEof", "Mmap",
-    }
-    assert {cls.__name__ for cls in FromRangesError.__subclasses__()} == {
-        "FromRangesCollection", "FromRangesMmapRegion", "InvalidGuestRegion",
-    }
-    assert str(Mmap(ErrorKind.OTHER)) == "other error"
-    for error in (InvalidPointer(), MapFixed(), MappingPastEof(), InvalidGuestRegion()):
-        assert isinstance(error, ModelError) and len(str(error)) > 10
