@@ -53,6 +53,12 @@ def test_no_bitmap_remembers_nothing() -> None:
     assert repr(NO_BITMAP) == "NoBitmap()"
 
 
+def test_what_a_bitmap_of_ones_own_must_have() -> None:
+    assert Bitmap.__abstractmethods__ == {"mark_dirty", "dirty_at", "slice_at"}
+    assert BitmapSlice.__abstractmethods__ == {"mark_dirty", "dirty_at", "slice_at"}
+    assert NewBitmap.__abstractmethods__ == {"mark_dirty", "dirty_at", "slice_at", "with_len"}
+
+
 def test_an_optional_bitmap_is_told_if_it_is_there() -> None:
     marks = Marks()
     some, none = OptionBitmap(marks), OptionBitmap()

@@ -105,7 +105,11 @@ def test_a_type_that_does_not_say_is_not_aligned() -> None:
     class Odd:
         size = 3
 
-    assert align_of(Odd) == 1
+    class Method(Odd):
+        def align(self) -> int:
+            return 8
+
+    assert align_of(Odd) == align_of(Method) == 1
     assert (align_of(Pair), align_of(BigPair), align_of(Packed)) == (4, 2, 1)
 
 

@@ -237,6 +237,7 @@ def test_a_refusal_at_the_first_byte_goes_through() -> None:
         lambda: mem.load(16, Le32), lambda: mem.store(Le32(1), 16),
         lambda: mem.copy_to(bytearray(64)), lambda: mem.copy_from(b"x" * 64),
         lambda: mem.write_all_volatile_to(0, bytearray(), 64),
+        lambda: mem.write_volatile_to(16, bytearray(), 4),
         lambda: mem.read_volatile_from(16, b"1234", 4),
         lambda: mem.read_exact_volatile_from(16, b"1234", 4),
         lambda: mem.copy_to_volatile_slice(VolatileSlice(ByteBacking(20))),

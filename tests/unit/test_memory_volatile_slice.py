@@ -340,6 +340,7 @@ def test_somebody_elses_memory_must_give_the_slice_that_was_asked_for() -> None:
     with pytest.raises(ModelError, match="7 bytes where 8"):
         Short().get_array_ref(0, 2, Le32)
     assert Short().compute_end_offset(16, 0) == 16
+    assert VolatileMemory.__abstractmethods__ == {"len", "get_slice"}
 
 
 def test_it_shows_where_it_lies() -> None:

@@ -172,7 +172,10 @@ def test_a_backing_that_gives_too_little_is_told() -> None:
 
 
 def test_a_backing_may_have_an_address() -> None:
-    assert base_of(ByteBacking(1)) == 0
+    class Late(Tape):
+        host_address = None
+
+    assert base_of(ByteBacking(1)) == base_of(Late(1)) == 0
     assert base_of(Tape(1, host_address=0x7F00_0000_0000)) == 0x7F00_0000_0000
 
 
