@@ -239,8 +239,10 @@ def test_the_stream_forms_of_bytes_take_nothing_that_has_no_room(by_address: boo
     with pytest.raises(PartialBuffer) as caught:
         memory.read_exact_volatile_from(base, BytesIO(b"12"), 9)
     assert (caught.value.completed, backing.data[:3]) == (2, b"12h")
+    script = Script(b"AB", InterruptedError(), b"C")
     with pytest.raises(PartialBuffer) as caught:
-        memory.read_exact_volatile_from(base, Script(b"AB", InterruptedError(), b"C"), 9)
+        memory.read_exact_volatile_from(base, script, 9)
+    assert script.asked == [8, 6, 6, 5], "never more than there is room for"
     assert (caught.value.completed, backing.data[:4]) == (3, b"ABCi")
 
 

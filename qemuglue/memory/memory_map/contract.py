@@ -40,8 +40,8 @@ class MapBytes(Bytes[A]):
 
     def read_volatile_from(self, addr: A, src: object, count: int) -> int:
         """As ``Bytes``; only as much is read of ``src`` as there is room for."""
-        room = self.room_at(addr) if count else 0
-        return super().read_volatile_from(addr, src, min(count, room))
+        fits = min(count, self.room_at(addr)) if count else 0
+        return super().read_volatile_from(addr, src, fits)
 
     def read_exact_volatile_from(self, addr: A, src: object, count: int) -> None:
         """As ``Bytes``; only as much is read of ``src`` as there is room for."""

@@ -85,8 +85,7 @@ class MemoryAccess(MemoryMapError):
     @property
     def completed(self) -> int:
         """Bytes that were moved before the error, and stay moved."""
-        done = getattr(self.error, "completed", 0)
-        return done if isinstance(done, int) else 0
+        return int(getattr(self.error, "completed", 0))
 
     def __str__(self) -> str:
         return f"access at {self.addr.raw_value():#x}: {self.error}"
