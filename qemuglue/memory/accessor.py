@@ -164,7 +164,7 @@ class AddressOverflow(AccessorDefect):
         )
 
 
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
+@dataclass(frozen=True, slots=True)
 class PhysAddr:
     """A host address: ``offset`` bytes into ``backing``. Upstream it is a number that is used
     as a pointer; here it can be read and written whatever the backing is.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from typing import ClassVar
 
@@ -434,14 +435,25 @@ def test_the_errors_are_a_family() -> None:
         assert issubclass(error, AxError) and issubclass(error, ModelError)
 
 
+@pytest.mark.parametrize("error", [
+    InvalidInput(GuestAddress(4), 3, 2), ZeroLimit(GuestAddress(4)),
+    LimitTooLarge(GuestAddress(4), 9, 8), AddressOverflow(GuestAddress(4), 6),
+])
+def test_an_error_travels_with_its_data(error: AxError) -> None:
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is type(error)
+    assert vars(again) == vars(error) and again.args == tuple(vars(error).values())
+    assert str(again) == str(error)
+
+
 # -- host addresses --------------------------------------------------------------------------
 
 
 def test_a_host_address_has_the_number_that_its_backing_has() -> None:
-    there = Recording(16, host_address=0x7F0000001000)
+    there = Recording(16, host_address=0x7F0000001FFC)
     host = PhysAddr(there, 4)
-    assert host.host_address == host.as_usize() == 0x7F0000001004
-    assert repr(host) == "PhysAddr(0x7f0000001004: Recording+0x4)"
+    assert host.host_address == host.as_usize() == 0x7F0000002000
+    assert repr(host) == "PhysAddr(0x7f0000002000: Recording+0x4)"
     host.write(b"abcd")
     assert host.read(4) == b"abcd" == there.cells[4:8] and host.left == 12
     host.write_volatile(b"ef")

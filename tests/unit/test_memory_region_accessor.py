@@ -11,7 +11,7 @@ from qemuglue.memory.endian import U8, Be32, Le16, Le32, Le64
 from qemuglue.memory.flatview import FlatView
 from qemuglue.memory.guest_address import GuestAddress
 from qemuglue.memory.guest_error import HostAddressNotAvailable
-from qemuglue.memory.guest_memory import GuestRegionCollection
+from qemuglue.memory.guest_memory import GuestRegion, GuestRegionCollection
 from qemuglue.memory.region_accessor import AccessorRegion, RegionAccessor
 
 
@@ -85,6 +85,8 @@ def test_regions_are_checked() -> None:
             AccessorRegion(start, size, backing, offset)
     with pytest.raises(ModelError, match=r"overlap: 0x0\.\.0xf and 0xf\.\.0x1e"):
         RegionAccessor([(15, backing), (0, ByteBacking(16))])
+    with pytest.raises(ModelError, match="overlap"):
+        RegionAccessor([(4, ByteBacking(2)), (0, ByteBacking(16))])
     assert AccessorRegion((1 << 64) - 8, 8, backing, 8).last == (1 << 64) - 1
     assert RegionAccessor([]).translate(0) is None
     assert repr(RegionAccessor([])) == "<RegionAccessor of nothing>"
@@ -217,6 +219,18 @@ def test_a_byte_buffer_is_none_outside_and_beyond_an_area_s_size() -> None:
 
 
 # -- over other layouts ----------------------------------------------------------------------
+
+
+def test_over_vm_memory_s_regions() -> None:
+    low, high = counting(16), counting(8, 0x80)
+    vm = GuestRegionCollection.from_regions([GuestRegion(0x1000, low), GuestRegion(0x2000, high)])
+    accessor = RegionAccessor.from_collection(vm)
+    assert accessor.regions == (
+        AccessorRegion(0x1000, 16, low), AccessorRegion(0x2000, 8, high),
+    )
+    assert accessor.read_obj(0x2004, Be32) == 0x84858687
+    whole = RegionAccessor.from_collection(vm, whole_area_limit=True)
+    assert whole.translate_and_get_limit(0x2004) == (PhysAddr(high, 4), 8)
 
 
 def test_over_a_view_it_reaches_the_ram_and_nothing_else() -> None:
