@@ -67,7 +67,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="keep findings there, to replay them (default: they are only printed)")
     add("--defect", metavar="NAME",
         help="plant this defect in the model, to see that it is found "
-             "(`qemuglue targets --defects` lists them; --face has more)")
+             "(`qemuglue targets --defects` lists them); with --face also of the faces: "
+             "a name that there is not lists those")
     add("--qom", action="store_true",
         help="compare each region with QEMU's object model also where no access is made "
              "(with accesses it always is)")
