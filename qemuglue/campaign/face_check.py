@@ -248,11 +248,15 @@ class _FaceCheck:
         self.notes.append(self.fatal[region])
         if found.kind not in _ENDS:
             return
-        times = sum(self._ends(history, found.signature) for _ in range(CONFIRM_TRIES))
+        shown: Sequence[FaceOp] = history[-1:]
+        times = sum(self._ends(shown, found.signature) for _ in range(CONFIRM_TRIES))
+        if not times:
+            shown = history
+            times = sum(self._ends(shown, found.signature) for _ in range(CONFIRM_TRIES))
         told = Divergence(
             _ENDS[found.kind], "process", found.signature, f"{op} ({region})",
             ("QEMU goes on",), (found.error or found.signature,), (times, CONFIRM_TRIES),
-            "\n".join(map(str, history[-1:])),
+            "\n".join(map(str, shown)),
         )
         oddity = known_as(self.build.version_tuple, self.machine, found.signature, region)
         if oddity:
