@@ -162,9 +162,7 @@ class AtomicBitmap(NewBitmap):
         last = min(start_addr + length - 1, _USIZE_MAX) // self._page_size
         with self._lock:
             count = min(last + 1, len(self._pages)) - first
-            if count == 1:
-                self._pages[first] = bit[0]
-            elif count > 1:
+            if count > 0:
                 self._pages[first : first + count] = bit * count
 
     def __repr__(self) -> str:

@@ -77,6 +77,8 @@ class AtomicInteger(Generic[N]):
 
     def __init__(self, place: Writable) -> None:
         view = flat(place)
+        if not self.size:
+            raise ModelError("AtomicInteger itself holds nothing; use AtomicU32, AtomicI64, ...")
         if view.readonly or len(view) != self.size or offset_in_owner(view) % self.size:
             raise ModelError(f"{type(self).__name__} takes {self.size} aligned writable bytes")
         # An item of a cast memoryview is copied with a memcpy of constant size: one load or

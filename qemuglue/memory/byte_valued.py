@@ -311,8 +311,8 @@ def _without_holes(cls: Any) -> int:
     last = 0
     for field in getattr(cls, "_fields_", ()):
         place = getattr(cls, field[0])
-        # A bit field is one of several in a unit; only the unit counts.
-        if place.offset > last or (place.offset < last and len(field) == 2):
+        # Behind ``last``: a bit field is in the unit of the one before it.
+        if place.offset > last:
             raise ModelError(f"{cls.__name__} has bytes before {field[0]} that are no field's")
         last = max(last, place.offset + ctypes.sizeof(field[1]))
     if last != size:

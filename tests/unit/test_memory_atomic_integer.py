@@ -88,6 +88,9 @@ def test_a_place_must_fit_be_aligned_and_writable() -> None:
         with pytest.raises(ModelError, match="4 aligned writable bytes"):
             AtomicU32(place)
     AtomicU32(memoryview(data)[4:8])
+    for size in (0, 1):
+        with pytest.raises(ModelError, match="holds nothing"):
+            AtomicInteger(bytearray(size))
 
 
 @pytest.mark.parametrize("cls", NATIVE_TYPES)

@@ -267,6 +267,9 @@ def test_a_buffer_is_taken_as_single_bytes() -> None:
     words = memoryview(bytearray(8)).cast("I")
     assert (flat(words).format, len(flat(words))) == ("B", 8)
     assert NativeU32.from_slice(words[1:]) == 0
+    array = (ctypes.c_uint8 * 4)(1, 2, 3, 4)
+    assert (memoryview(array).format, flat(array).format) == ("<B", "B")  # type: ignore[arg-type]
+    assert Le32.from_slice(array) == 0x04030201  # type: ignore[arg-type]
     for wrong in ("text", 5, memoryview(bytes(8))[::2]):
         with pytest.raises(ModelError, match="a buffer is bytes"):
             flat(wrong)  # type: ignore[arg-type]

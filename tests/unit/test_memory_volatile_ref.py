@@ -87,8 +87,9 @@ def test_a_ref_holds_one_type() -> None:
         mem.get_ref(0, Le32).store(Be32(1))  # type: ignore[arg-type]
     with pytest.raises(ModelError, match="holds Le32"):
         mem.get_ref(0, Le32).store(1)  # type: ignore[arg-type]
-    with pytest.raises(ModelError, match="4 bytes, the slice 8"):
-        VolatileRef(mem, Le32)
+    for size in (3, 8):
+        with pytest.raises(ModelError, match=f"4 bytes, the slice {size}"):
+            VolatileRef(mem.subslice(0, size), Le32)
     with pytest.raises(ModelError, match="size and byte order"):
         mem.get_ref(0, int)  # type: ignore[type-var]
     assert inside(mem) == bytes(8)
@@ -167,6 +168,7 @@ def test_the_bytes_of_a_slice_are_an_array() -> None:
     array = VolatileArrayRef.from_slice(memory(data))
     assert [array.load(i) for i in range(array.len())] == list(data)
     assert type(array.load(0)) is NativeU8
+    assert array.from_slice(memory(3)).len() == 3
 
 
 def test_an_array_stores_and_loads_by_index() -> None:
