@@ -92,8 +92,6 @@ def _in_view(view: FlatView, addr: GuestAddress, size: int, raw: bytes | None) -
         )
     except InvalidBackendAddress:
         return WhyNot.CROSSES
-    except GuestMemoryError:
-        return None
     return _in_region(view._space, region, offset, size, raw)
 
 

@@ -175,6 +175,7 @@ def test_a_stream_ends_exactly_with_the_mapping() -> None:
 
 
 def test_a_long_stream_goes_in_chunks() -> None:
+    assert STREAM_CHUNK == 1 << 20, "a MiB"
     size = STREAM_CHUNK + 3
     backing = ByteBacking(size + 9)
     source, sink = Script(bytes([1]) * STREAM_CHUNK, b"abc"), Script()

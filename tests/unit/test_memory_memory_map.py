@@ -27,6 +27,7 @@ from qemuglue.memory.memory_map import (
     LinearLookup,
     MapBytes,
     MemoryAccess,
+    MemoryMap,
     MemoryMapError,
     MemoryMapping,
     MemoryMappingFailed,
@@ -445,6 +446,17 @@ def test_another_map_is_all_that_guest_memory_needs() -> None:
     memory = GuestMemory(Mirrored([(0, ByteBacking(0x100))], LinearLookup))
     memory.write_obj(Le32(77), 0x1010)
     assert memory.read_obj(0x10, Le32) == memory.read_obj(0x5010, Le32) == 77
+
+
+@pytest.mark.parametrize(
+    ("cls", "name"),
+    [
+        (MapBytes, "read_to_memory"), (MapBytes, "write_from_memory"), (MapBytes, "room_at"),
+        (MemoryMap, "do_in_region"), (MemoryMap, "do_in_region_partial"),
+    ],
+)
+def test_what_an_implementation_must_have(cls: type, name: str) -> None:
+    assert name in cls.__abstractmethods__  # type: ignore[attr-defined]
 
 
 def test_names_for_people() -> None:
