@@ -287,11 +287,14 @@ class VolatileSlice(VolatileMemory, Bytes[int]):
 
     def write_all_volatile_to(self, addr: int, dst: object, count: int) -> None:
         """``count`` bytes to the stream ``dst``, in as many writes as that needs. Raises as
-        ``subslice``, and VolatileIOError: WRITE_ZERO where the stream takes no more."""
+        ``subslice``, VolatileIOError: WRITE_ZERO where the stream takes no more, and what the
+        backing raises where it gives less than all of them: then the stream gets none."""
         part = self.subslice(addr, count)
         sink = writer(dst)
         buf = bytearray(count)
-        part.read_slice(buf, 0)
+        _, error = part._get(0, memoryview(buf), PAGE)
+        if error is not None:
+            raise error
         data = bytes(buf)
         _streamed(lambda: sink.write_all_volatile(data))
 
