@@ -327,9 +327,20 @@ def test_a_range_that_must_be_whole_and_is_not() -> None:
         iommu.translate_whole(at(IOVA), SIZE * 3, READ)
     with pytest.raises(ModelError, match="no bytes"):
         iommu.translate_whole(at(IOVA), 0, READ)
+    assert iommu.translate_whole(at(IOVA + 1), 1, READ) == MappedRange(at(LOW + 1), 1)
+    iommu.tlb.set_mapping(IOVA, HIGH, SIZE, READ)
+    iommu.tlb.set_mapping(IOVA + SIZE, LOW, SIZE, READ)
+    with pytest.raises(Fragmented):  # also where the second piece is the lower one
+        iommu.translate_whole(at(IOVA), 2 * SIZE, READ)
+    iommu.tlb.set_mapping(IOVA, LOW, SIZE, READ)
     for more, perm in ((0, READ), (8, NO), (16, WRITE)):
         iommu.tlb.set_mapping(IOVA + SIZE + more, LOW + SIZE + more, 8, perm)
     assert iommu.translate_whole(at(IOVA + 8), SIZE + 16, NO) == MappedRange(at(LOW + 8), SIZE + 16)
+
+
+def test_an_iommu_must_translate() -> None:
+    with pytest.raises(TypeError, match="translate"):
+        Iommu()  # type: ignore[abstract]
 
 
 def test_addresses_go_on_at_0_and_no_further() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pytest
 from iommu_bridge import DEVICE, NONE, OWN, PAGE, RAM_SIZE, RO, RW, TOP, WINDOW, WO, Face, machine
-from rule_checks import ram
+from rule_checks import ANY, io, ram
 
 from qemuglue.memory import AddressSpace, Le32, MemoryRegion, MemTxAttrs
 from qemuglue.memory.atomic_bitmap import AtomicBitmap
@@ -72,6 +72,7 @@ def test_scattered_pages_are_the_same_bytes() -> None:
     assert read(face, WINDOW, 7) == b"by QEMU"
     assert targets(face, WINDOW + 8, PAGE, READ) == [(2 * PAGE + 8, PAGE - 8), (0, 8)]
     assert targets(face, WINDOW + PAGE, 2 * PAGE, BOTH) == [(0, 2 * PAGE)], "pages in one piece"
+    assert targets(face, WINDOW, 3 * PAGE, BOTH) == [(2 * PAGE, PAGE), (0, 2 * PAGE)]
 
 
 def test_permissions_are_the_iommus() -> None:
@@ -159,6 +160,8 @@ def test_memory_that_stays_where_it_is_needs_no_iommu() -> None:
     iommu = ModelIommu(space, m.target)
     assert list(iommu.translate(at(8), PAGE, BOTH)) == [MappedRange(at(8), PAGE)]
     assert list(iommu.translate(at(DEVICE), 4, BOTH)) == [MappedRange(at(DEVICE), 4)]
+    m.target.root.add_subregion_overlap(PAGE, io(ANY, "in between", PAGE), 1)
+    assert list(iommu.translate(at(0), 3 * PAGE, BOTH)) == [MappedRange(at(0), 3 * PAGE)]
     with pytest.raises(CannotResolve, match=r"0x9000\+0x2 .* nothing is mapped there"):
         iommu.translate(at(DEVICE + PAGE - 2), 4, BOTH)
     with pytest.raises(CannotResolve, match=f"{RAM_SIZE:#x}\\+0x1 .* nothing is mapped there"):
