@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 
@@ -463,6 +463,19 @@ def test_a_host_address_has_the_number_that_its_backing_has() -> None:
     assert nowhere.left == 0
     with pytest.raises(HostAddressNotAvailable):
         nowhere.as_usize()
+
+
+def test_a_host_address_does_not_change() -> None:
+    host: Any = PhysAddr(ByteBacking(16), 4)
+    with pytest.raises(AttributeError):
+        host.offset = 5
+    assert not hasattr(host, "__dict__")
+
+
+def test_an_accessor_must_translate() -> None:
+    nothing: Any = GuestMemoryAccessor
+    with pytest.raises(TypeError, match="translate_and_get_limit"):
+        nothing()
 
 
 def test_host_addresses_are_equal_where_they_are_one_place() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from qemuglue.errors import ModelError
@@ -87,6 +89,10 @@ def test_regions_are_checked() -> None:
         RegionAccessor([(15, backing), (0, ByteBacking(16))])
     with pytest.raises(ModelError, match="overlap"):
         RegionAccessor([(4, ByteBacking(2)), (0, ByteBacking(16))])
+    byte: Any = AccessorRegion(4, 1, backing, 15)
+    assert (byte.start, byte.last) == (4, 4) and not hasattr(byte, "__dict__")
+    with pytest.raises(AttributeError):
+        byte.start = 5
     assert AccessorRegion((1 << 64) - 8, 8, backing, 8).last == (1 << 64) - 1
     assert RegionAccessor([]).translate(0) is None
     assert repr(RegionAccessor([])) == "<RegionAccessor of nothing>"
