@@ -10,14 +10,18 @@ import pytest
 from qemuglue.errors import ModelError
 from qemuglue.memory import accessor, guest_error
 from qemuglue.memory.aligned import MisalignedGuestAddress
-from qemuglue.memory.byte_array import ByteArray
+from qemuglue.memory.atomic_integer import AtomicInteger
+from qemuglue.memory.backing import ByteBacking
+from qemuglue.memory.byte_array import ByteArray, array_of
 from qemuglue.memory.byte_valued import ByteValuedType, align_of
 from qemuglue.memory.bytes import Readable
+from qemuglue.memory.endian import U8, Le16
 from qemuglue.memory.guest_address import GuestAddress
 from qemuglue.memory.guest_error import ErrorKind
 from qemuglue.memory.guest_memory import collection, iommu, iotlb, mmap_error
 from qemuglue.memory.memory_map import error as map_error
 from qemuglue.memory.one_access import NotOneAccess, WhyNot
+from qemuglue.memory.volatile import VolatileMemory, VolatileSlice
 from qemuglue.memory.volatile import error as volatile_error
 
 AT = GuestAddress(0x1000)
@@ -98,3 +102,37 @@ def test_a_type_that_does_not_say_is_aligned_anywhere() -> None:
 
 def test_the_base_of_arrays_has_no_elements() -> None:
     assert (ByteArray.count, ByteArray.size) == (0, 0)
+
+
+def test_an_index_far_outside_an_array_is_refused() -> None:
+    array = array_of(Le16, 3)([1, 2, 3])
+    assert [array[at] for at in (-3, -1, 0, 2)] == [1, 3, 1, 3]
+    for outside in (3, 4, 300, -4, -300):
+        with pytest.raises(IndexError, match=f"3 elements, none at {outside}$"):
+            array[outside]
+
+
+class Least(VolatileMemory):
+    """What has to be written of a memory, and no more."""
+
+    def __init__(self) -> None:
+        self.bytes = VolatileSlice(ByteBacking(8))
+
+    def len(self) -> int:
+        return 8
+
+    def get_slice(self, offset: int, count: int) -> VolatileSlice:
+        return self.bytes.subslice(offset, count)
+
+
+def test_the_least_of_a_memory_has_the_rest_by_itself() -> None:
+    mem = Least()
+    assert mem.as_volatile_slice().len() == 8 and not mem.is_empty()
+    mem.get_ref(2, Le16).store(Le16(0x4241))
+    assert mem.as_volatile_slice().read_obj(2, Le16) == 0x4241
+    assert mem.get_array_ref(2, 2, U8).load(1) == 0x42
+    assert mem.compute_end_offset(2, 6) == 8
+
+
+def test_the_base_of_atomic_integers_has_no_size() -> None:
+    assert AtomicInteger.size == 0
