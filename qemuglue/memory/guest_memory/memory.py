@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -174,28 +174,27 @@ class GuestMemory(Bytes[GuestAddress], GuestAddressSpace[Any]):
         return piece
 
     def _write(self, data: bytes, addr: GuestAddress) -> tuple[int, GuestMemoryError | None]:
-        done = 0
-        try:
-            for piece in self.get_slices(addr, len(data), Permissions.Write):
-                size = piece.len()
-                n = piece.write(data[done : done + size], 0)
-                done += n
-                if n < size:
-                    break
-        except VolatileMemoryError as error:
-            return done, guest_error_of(error)
-        except GuestMemoryError as error:
-            return done, error
-        return done, None
+        return self._moved(
+            addr, len(data), Permissions.Write,
+            lambda piece, at: piece.write(data[at : at + piece.len()], 0))
 
     def _read(self, view: memoryview, addr: GuestAddress) -> tuple[int, GuestMemoryError | None]:
+        return self._moved(
+            addr, len(view), Permissions.Read,
+            lambda piece, at: piece.read(view[at : at + piece.len()], 0))
+
+    def _moved(
+        self, addr: GuestAddress, count: int, access: Permissions,
+        move: Callable[[VolatileSlice, int], int],
+    ) -> tuple[int, GuestMemoryError | None]:
+        """(bytes moved, what ended it early). ``move(piece, at)`` moves what it can of a piece
+        that is ``at`` bytes into the access; a piece that is moved in part ends it."""
         done = 0
         try:
-            for piece in self.get_slices(addr, len(view), Permissions.Read):
-                size = piece.len()
-                n = piece.read(view[done : done + size], 0)
+            for piece in self.get_slices(addr, count, access):
+                n = move(piece, done)
                 done += n
-                if n < size:
+                if n < piece.len():
                     break
         except VolatileMemoryError as error:
             return done, guest_error_of(error)
