@@ -51,6 +51,14 @@ class SectionBacking:
     def __len__(self) -> int:
         return min(self.section.size, _MAX_LEN)
 
+    @property
+    def host_address(self) -> int:
+        """Where the host has the first byte. Raises AttributeError where the region's backing
+        does not tell, as if this had no such attribute either."""
+        backing = self.section.region.backing
+        first: int = getattr(backing, "host_address")  # noqa: B009 - a protocol without it
+        return first + self._in_region(0)
+
     def read(self, offset: int, size: int) -> bytes:
         """``size`` bytes from ``offset``; shorter only at the end of the section."""
         if offset < 0 or size < 0:

@@ -72,6 +72,11 @@ class ProcBacking:
     def __len__(self) -> int:
         return self._size
 
+    @property
+    def host_address(self) -> int:
+        """Where the first byte is in that process."""
+        return self._host
+
     def read(self, offset: int, size: int) -> bytes:
         size = min(size, self._size - offset)
         return self._memory.read(self._host + offset, size) if size > 0 else b""

@@ -12,6 +12,7 @@ from qemuglue.memory import AddressSpace, Backing, Be32, HostMemory, Le32, Le64,
 from qemuglue.memory.guest_address import GuestAddress
 from qemuglue.memory.guest_error import InvalidBackendAddress
 from qemuglue.memory.machine_spaces import ADDRESS_SPACE_IO, ADDRESS_SPACE_MEMORY
+from qemuglue.memory.section_backing import section_backing
 from qemuglue.mirror import Mirror
 from qemuglue.qemu.backings import MappedBacking, ProcBacking, SharedBacking
 from qemuglue.qemu.builds import Build
@@ -85,6 +86,12 @@ def test_a_backing_in_another_process_has_an_end(live: tuple[QemuProcess, Mirror
     backing = bios.backing
     assert isinstance(backing, Backing) and not isinstance(backing, HostMemory)
     assert len(backing) == bios.size
+    assert isinstance(backing, ProcBacking) and backing.host_address % 0x1000 == 0
+    [section] = [s for s in mirror.memory.view if s.region is bios and s.last == 0xFFFFFFFF]
+    window = section_backing(mirror.memory, section)
+    assert window.host_address == backing.host_address + section.offset
+    ram = next(s for s in mirror.memory.view if s.region.name == "pc.ram")
+    assert not hasattr(section_backing(mirror.memory, ram), "host_address"), "it is ours"
     assert len(backing.read(bios.size - 2, 4)) == 2 and backing.read(bios.size, 1) == b""
     for offset in (-1, bios.size - 1):
         with pytest.raises(UsageError, match="do not fit"):

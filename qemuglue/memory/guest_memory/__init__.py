@@ -31,6 +31,7 @@ methods (to 0.16)                                           collection is of 0.1
 ``permissions``       what an access wants and a mapping grants
 ``iotlb``, ``iommu``  translation, and what it remembers
 ``iommu_memory``      GuestMemory behind an IOMMU
+``model_iommu``       an Iommu that translates as an IOMMU region of the model does
 ====================  ======================================================================
 """
 
@@ -86,6 +87,7 @@ from qemuglue.memory.guest_memory.mmap_error import (
     Mmap,
     MmapRegionError,
 )
+from qemuglue.memory.guest_memory.model_iommu import ModelIommu
 from qemuglue.memory.guest_memory.permissions import Permissions
 from qemuglue.memory.guest_memory.region import (
     GuestMemoryRegion,
@@ -133,6 +135,7 @@ __all__ = [
     "MmapRegion",
     "MmapRegionBuilder",
     "MmapRegionError",
+    "ModelIommu",
     "NoMemoryRegion",
     "Permissions",
     "TranslationError",
