@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import pickle
 from typing import Any, Self
 
@@ -12,6 +13,7 @@ from qemuglue.memory import accessor, guest_error
 from qemuglue.memory.aligned import MisalignedGuestAddress
 from qemuglue.memory.atomic_integer import AtomicInteger
 from qemuglue.memory.backing import ByteBacking
+from qemuglue.memory.bitmap import NewBitmap
 from qemuglue.memory.byte_array import ByteArray, array_of
 from qemuglue.memory.byte_valued import ByteValuedType, align_of
 from qemuglue.memory.bytes import Readable
@@ -132,6 +134,11 @@ def test_the_least_of_a_memory_has_the_rest_by_itself() -> None:
     assert mem.as_volatile_slice().read_obj(2, Le16) == 0x4241
     assert mem.get_array_ref(2, 2, U8).load(1) == 0x42
     assert mem.compute_end_offset(2, 6) == 8
+
+
+def test_a_bitmap_is_made_by_its_class_also_where_that_is_left_open() -> None:
+    for name in ("with_len", "default"):
+        assert isinstance(inspect.getattr_static(NewBitmap, name), classmethod)
 
 
 def test_the_base_of_atomic_integers_has_no_size() -> None:
