@@ -68,9 +68,9 @@ from qemuglue.memory.bytes import (
     size_of,
     writable,
 )
-from qemuglue.memory.endian import EndianInt
 from qemuglue.memory.guest_address import ADDRESS_END, GuestAddress
 from qemuglue.memory.guest_error import HostAddressNotAvailable
+from qemuglue.memory.plain_number import plain_number
 from qemuglue.memory.volatile.window import load_one, store_one
 
 #: Where in guest memory (upstream: ``GuestPhysAddr``).
@@ -331,10 +331,8 @@ class GuestMemoryAccessor(ABC):
 
 
 def guest_address(addr: GuestPlace) -> GuestAddress:
-    """``addr`` as a GuestAddress. Raises ModelError for what is none: also for a typed value,
-    which is more likely in the place of the address than meant as one."""
+    """``addr`` as a GuestAddress. Raises ModelError for what is none."""
     if isinstance(addr, GuestAddress):
         return addr
-    if not isinstance(addr, int) or isinstance(addr, EndianInt):
-        raise ModelError(f"a guest address is GuestAddress(…) or a plain number, got {addr!r}")
-    return GuestAddress(addr)
+    return GuestAddress(
+        plain_number(addr, "a guest address is GuestAddress(…) or a plain number"))

@@ -42,10 +42,10 @@ from qemuglue.errors import ModelError
 from qemuglue.memory.atomic_integer import atomic_of
 from qemuglue.memory.byte_valued import align_of
 from qemuglue.memory.bytes import Bytes, ByteValued, Ordering, byte_valued, size_of
-from qemuglue.memory.endian import EndianInt
 from qemuglue.memory.guest_address import ADDRESS_END, GuestAddress
 from qemuglue.memory.guest_error import GuestMemoryError
 from qemuglue.memory.one_access import NotOneAccess, WhyNot, why_not_one
+from qemuglue.memory.plain_number import plain_number
 
 T = TypeVar("T", bound=ByteValued)
 U = TypeVar("U", bound=ByteValued)
@@ -277,10 +277,8 @@ def _address(addr: object) -> GuestAddress:
         return addr
     if isinstance(addr, AlignedGuestAddress):
         return addr.to_guest_address()
-    # A typed value here is more likely in the place of the address than meant as one.
-    if not isinstance(addr, int) or isinstance(addr, EndianInt):
-        raise ModelError(f"an address here is GuestAddress(…) or a plain number, got {addr!r}")
-    return GuestAddress(addr)
+    return GuestAddress(
+        plain_number(addr, "an address here is GuestAddress(…) or a plain number"))
 
 
 def _alignment(cls: type[ByteValued]) -> int:

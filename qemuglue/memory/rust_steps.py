@@ -22,9 +22,9 @@ from abc import abstractmethod
 from qemuglue.errors import ModelError
 from qemuglue.memory.attrs import UNSPECIFIED, MemTxAttrs
 from qemuglue.memory.bytes import A, Bytes, Readable, Writable, readable, writable
-from qemuglue.memory.endian import EndianInt
 from qemuglue.memory.guest_address import Address, GuestAddress, MemoryRegionAddress
 from qemuglue.memory.guest_error import GuestMemoryError, PartialBuffer
+from qemuglue.memory.plain_number import plain_number
 from qemuglue.memory.streams import CHUNK, reader, retry_eintr, writer
 
 #: Where in guest memory: an address, a plain number standing for one, or either with the
@@ -158,10 +158,7 @@ def offset_of(addr: MemoryRegionAddress | int) -> int:
 
 
 def _number(addr: int, cls: type[Address]) -> int:
-    # A typed value here is more likely in the place of the address than meant as one.
-    if not isinstance(addr, int) or isinstance(addr, EndianInt):
-        raise ModelError(f"an address here is {cls.__name__}(…) or a plain number, got {addr!r}")
-    return cls(addr).value
+    return cls(plain_number(addr, f"an address here is {cls.__name__}(…) or a plain number")).value
 
 
 def _all_or_error(expected: int, done: int, error: GuestMemoryError | None) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from operator import index
-
 from qemuglue.errors import ModelError
 from qemuglue.memory.backing import Backing, HostMemory
 from qemuglue.memory.bytes import (
@@ -17,7 +15,6 @@ from qemuglue.memory.bytes import (
     size_of,
     writable,
 )
-from qemuglue.memory.endian import EndianInt
 from qemuglue.memory.guest_address import ADDRESS_END
 from qemuglue.memory.guest_error import (
     ErrorKind,
@@ -34,6 +31,7 @@ from qemuglue.memory.memory_map.error import (
     ReadFromSource,
     WriteToDestination,
 )
+from qemuglue.memory.plain_number import plain_number
 from qemuglue.memory.streams import reader, retry_eintr, writer
 from qemuglue.memory.volatile import VolatileMemoryError, VolatileSlice, guest_error_of
 
@@ -242,10 +240,7 @@ def _part_done(count: int, done: int, error: GuestMemoryError) -> None:
 
 def _number(offset: int) -> int:
     """The offset. Raises ModelError for what is none."""
-    # A typed value here is more likely in the place of the offset than meant as one.
-    if not isinstance(offset, int) or isinstance(offset, EndianInt):
-        raise ModelError(f"an offset here is a plain number, got {offset!r}")
-    number = index(offset)
+    number = plain_number(offset, "an offset here is a plain number")
     if not 0 <= number < ADDRESS_END:
         raise ModelError(f"an offset is 0 to 2^64-1, got {number:#x}")
     return number

@@ -9,7 +9,6 @@ from typing import TypeVar
 
 from qemuglue.errors import ModelError
 from qemuglue.memory.backing import Backing
-from qemuglue.memory.endian import EndianInt
 from qemuglue.memory.guest_address import ADDRESS_END, GuestAddress
 from qemuglue.memory.guest_error import CallbackOutOfRange, InvalidGuestAddress
 from qemuglue.memory.memory_map.bisected import BisectLookup
@@ -21,6 +20,7 @@ from qemuglue.memory.memory_map.error import (
 )
 from qemuglue.memory.memory_map.lookup import LookupMaker, Span
 from qemuglue.memory.memory_map.mapping import MemoryMapping
+from qemuglue.memory.plain_number import plain_number
 
 T = TypeVar("T")
 
@@ -186,10 +186,8 @@ def number_of(addr: Place) -> int:
     """The number. Raises ModelError for what is no guest address."""
     if isinstance(addr, GuestAddress):
         return addr.value
-    # A typed value here is more likely in the place of the address than meant as one.
-    if not isinstance(addr, int) or isinstance(addr, EndianInt):
-        raise ModelError(f"an address here is GuestAddress(…) or a plain number, got {addr!r}")
-    return GuestAddress(addr).value
+    return GuestAddress(
+        plain_number(addr, "an address here is GuestAddress(…) or a plain number")).value
 
 
 def _region(base: Place, what: MemoryMapping | Backing) -> MemoryRegion:
