@@ -7,6 +7,8 @@ import pickle
 from typing import Any, Self
 
 import pytest
+from rule_checks import ANY, io, ram, space_of
+from volatile_bench import Tape
 
 from qemuglue.errors import ModelError
 from qemuglue.memory import accessor, guest_error
@@ -23,6 +25,8 @@ from qemuglue.memory.guest_error import ErrorKind
 from qemuglue.memory.guest_memory import collection, iommu, iotlb, mmap_error
 from qemuglue.memory.memory_map import error as map_error
 from qemuglue.memory.one_access import NotOneAccess, WhyNot
+from qemuglue.memory.rules import RULES_10_0
+from qemuglue.memory.section_backing import section_backing
 from qemuglue.memory.volatile import VolatileMemory, VolatileSlice
 from qemuglue.memory.volatile import error as volatile_error
 
@@ -143,3 +147,20 @@ def test_a_bitmap_is_made_by_its_class_also_where_that_is_left_open() -> None:
 
 def test_the_base_of_atomic_integers_has_no_size() -> None:
     assert AtomicInteger.size == 0
+
+
+def test_behind_the_end_of_a_section_there_is_nothing_and_nobody_is_asked() -> None:
+    space, device = space_of(RULES_10_0, (0, io(ANY, size=0x10)), (0x10, ram(0x10)))
+    for section in space.view.sections:
+        backing = section_backing(space, section)
+        for offset in (0x10, 0x11, 0x40, 1 << 64):
+            assert backing.read(offset, 4) == backing.read(offset, 0) == b""
+    assert device.log == []
+
+
+@pytest.mark.parametrize("backing", [ByteBacking(5), Tape(5)], ids=["here", "elsewhere"])
+def test_the_last_byte_of_a_slice_moves(backing: ByteBacking) -> None:
+    mem, buf = VolatileSlice(backing), bytearray(4)
+    assert mem.write(b"xyz", 4) == 1 and mem.read(buf, 4) == 1 and buf == b"x\0\0\0"
+    mem.read_slice(memoryview(buf)[3:], 4)
+    assert buf == b"x\0\0x"
