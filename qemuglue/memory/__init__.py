@@ -29,6 +29,7 @@ It does not launch or read any QEMU; the ``mirror`` room fills it from a running
 ``memory_map``        the first rust-vmm memory model: a map, and bytes over it
 ``aligned``           aligned and atomic access as proposed for vm-memory; ``one_access``
 ``accessor``          axaddrspace's GuestMemoryAccessor; ``region_accessor`` over regions
+``faces``             each of these put on a space by name, over its sections (``section_backing``)
 ``machine_spaces``    ADDRESS_SPACE_MEMORY and ADDRESS_SPACE_IO of a mirrored machine
 ====================  ======================================================================
 """

@@ -17,5 +17,5 @@ def test_integers_pass() -> None:
 
 @pytest.mark.parametrize("other", [Le32(4), Be64(4), NativeU32(4), 4.0, "4", b"4", None])
 def test_what_has_a_type_of_its_own_is_refused(other: object) -> None:
-    with pytest.raises(ModelError, match="^an offset is a number, got "):
+    with pytest.raises(ModelError, match=r"^an offset is a number, got "):
         plain_number(other, "an offset is a number")
