@@ -160,7 +160,7 @@ class ProtocolError(QemuFailure):
 class ResourceError(QemuFailure):
     """QEMU (or what it writes) grew over a limit."""
 
-    def __init__(self, *, what: str, limit: int) -> None:
+    def __init__(self, *, what: str, limit: int, unit: str = "bytes") -> None:
         self.what = what
         self.limit = limit
-        super().__init__(f"{what} grew over its limit of {limit} bytes")
+        super().__init__(f"{what} grew over its limit of {limit} {unit}")

@@ -225,8 +225,9 @@ class ByteStructure(ByteValuedType):
             if field[0] in dir(ByteStructure):
                 raise ModelError(f"a field cannot be named {field[0]!r}: that is a method here")
 
-    size = _OfStructure(lambda cls: _without_holes(cls))
-    align = _OfStructure(lambda cls: ctypes.alignment(cls))
+    if not TYPE_CHECKING:
+        size = _OfStructure(lambda cls: _without_holes(cls))
+        align = _OfStructure(lambda cls: ctypes.alignment(cls))
 
     if TYPE_CHECKING:
         @classmethod

@@ -71,6 +71,7 @@ from qemuglue.memory.guest_memory import (
     GuestMemoryRegion,
     Permissions,
 )
+from qemuglue.memory.plain_number import plain_number
 from qemuglue.memory.region import MemoryRegion
 from qemuglue.memory.rust_steps import Offset, Place, Stepped, address_of, offset_of, place_of
 from qemuglue.memory.section_backing import SectionMemory, section_backing
@@ -178,8 +179,11 @@ class FlatView(Stepped[Place], GuestMemoryBackend["MemoryRegionSection"]):
     ) -> bool:
         """Whether sections cover ``length`` bytes from ``base`` on without a hole. Behind the
         last address comes the first; no bytes are covered anywhere. Differs from vm-memory's,
-        which asks for slices, in that devices count."""
+        which asks for slices, in that devices count. Raises ModelError for what is no length."""
         at = address_of(base)
+        length = plain_number(length, "a length is a plain number")
+        if length < 0:
+            raise ModelError(f"a length is 0 or more, got {length}")
         if length > ADDRESS_END:
             return False
         while length > 0:

@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from functools import lru_cache, partial
 from typing import Final, NamedTuple, overload
 
-from qemuglue.errors import ProtocolError
+from qemuglue.errors import ResourceError
 from qemuglue.memory.contract import Reason
 
 
@@ -185,7 +185,7 @@ def _escaped(character: str) -> str:
 def parse(chunk: bytes) -> list[Event]:
     """The events of a chunk of whole lines, in order; every line is in at least one event.
 
-    A last line without a newline is taken as if it had one. Raises ProtocolError for more
+    A last line without a newline is taken as if it had one. Raises ResourceError for more
     than MAX_LINES lines.
     """
     if chunk.count(b"\n") > MAX_LINES:
@@ -206,9 +206,8 @@ def parse(chunk: bytes) -> list[Event]:
     return out
 
 
-def _too_many() -> ProtocolError:
-    return ProtocolError(f"line {MAX_LINES + 1}: more than {MAX_LINES} lines at once",
-                         channel="transcript")
+def _too_many() -> ResourceError:
+    return ResourceError(what="the transcript of a batch", limit=MAX_LINES, unit="lines")
 
 
 class Lines(Sequence[Event]):

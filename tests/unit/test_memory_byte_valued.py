@@ -8,6 +8,7 @@ import io
 import pytest
 
 from qemuglue.errors import ModelError
+from qemuglue.memory.atomic_integer import AtomicU64
 from qemuglue.memory.byte_valued import (
     ByteCell,
     ByteStructure,
@@ -283,3 +284,15 @@ def test_cells_and_integers_show_what_they_hold() -> None:
     with pytest.raises(NotImplementedError):
         _ = ByteValuedType().raw
     assert (U8.align, Le16.align, Be32.align) == (1, 2, 4)
+
+
+class Point(ByteStructure, ctypes.LittleEndianStructure):
+    _fields_ = (("x", ctypes.c_uint16), ("y", ctypes.c_uint16))
+
+
+def test_a_type_checker_follows_structures_and_atomics() -> None:
+    """The annotations are what is tested: the linter reads this file too."""
+    mem = VolatileSlice.from_buffer(bytearray(b"\x01\x00\x02\x00" + bytes(4)))
+    point: Point = mem.read_obj(0, Point)
+    place: AtomicU64 = mem.get_atomic_ref(0, AtomicU64)
+    assert (point.x, point.y, int(place.load())) == (1, 2, 0x20001)

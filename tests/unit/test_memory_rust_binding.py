@@ -462,6 +462,9 @@ def test_an_empty_view() -> None:
         assert view.num_regions() == 0 and list(view.iter()) == []
         assert view.last_addr() == GuestAddress(0) and view.find_region(0) is None
         assert view.check_range(0, 0) and not view.check_range(0, 1)
+        for none in (-1, 1.0, "1", Le32(1)):
+            with pytest.raises(ModelError, match=r"^a length is "):
+                view.check_range(0, none)  # type: ignore[arg-type]
         assert view.check_address(0) is None and not view.address_in_range(0)
 
 

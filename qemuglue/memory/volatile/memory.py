@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from qemuglue.errors import ModelError
 from qemuglue.memory.atomic_integer import AtomicInteger
 from qemuglue.memory.byte_valued import ByteCell, align_of
 from qemuglue.memory.bytes import V, size_of
-from qemuglue.memory.native import NativeInt
 from qemuglue.memory.volatile.array_ref import VolatileArrayRef
 from qemuglue.memory.volatile.error import ISIZE_MAX, OutOfBounds, TooBig, compute_offset, usize
 from qemuglue.memory.volatile.ref import VolatileRef
@@ -17,7 +16,7 @@ from qemuglue.memory.volatile.ref import VolatileRef
 if TYPE_CHECKING:
     from qemuglue.memory.volatile.slice import VolatileSlice
 
-I = TypeVar("I", bound=AtomicInteger[NativeInt])  # noqa: E741
+I = TypeVar("I", bound=AtomicInteger[Any])  # noqa: E741
 
 
 class VolatileMemory(ABC):
