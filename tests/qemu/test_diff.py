@@ -4,6 +4,7 @@ planted changes, each seen once."""
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -150,7 +151,8 @@ def test_one_program_on_two_builds_shows_what_a_device_is_told() -> None:
     assert pieces and {change.what for change in pieces} == {"pieces"}
     assert any((each.before, each.after) == ("read 1", "read 4") for each in pieces), pieces
     again = compare_outcomes(config(before, name), config(after, name), ops=200, seed=1)
-    assert again == found
+    # Its real-time clock may tick between two looks at it, which is counted.
+    assert replace(again, unstable=0) == replace(found, unstable=0)
 
 
 def test_an_end_on_one_side_is_a_difference_and_the_rest_goes_on(newest_build: Build) -> None:
