@@ -69,7 +69,8 @@ def check_faces(
         find_face(name)
     target, _ = machine_name(machine)
     build.binary(target)
-    return _FaceCheck(build, machine, tuple(faces), tuple(args), ops, seed, planted(defect)).run()
+    return _FaceCheck(build, machine, tuple(faces), tuple(args), ops, seed,
+                      planted(defect, faces)).run()
 
 
 class _FaceCheck:

@@ -6,7 +6,7 @@ face can show are named here with the reason.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, fields
 from functools import partial
@@ -269,15 +269,20 @@ class Planted:
     rules: Callable[[Rules], Rules] | None = None
 
 
-def planted(name: str) -> Planted:
-    """The defect of that name; nothing is planted for "".
+def planted(name: str, faces: Sequence[str]) -> Planted:
+    """The defect of that name, to be shown through ``faces``; nothing is planted for "".
 
-    :raise UsageError: there is none, or no face can show it; the sentence says why.
+    :raise UsageError: there is none, or none of the faces, or no face at all, can show it; the
+        sentence says why.
     """
     if not name:
         return Planted()
     if name in FACE_DEFECTS:
-        return Planted(name, FACE_DEFECTS[name].summary, FACE_DEFECTS[name])
+        found = FACE_DEFECTS[name]
+        if not set(faces) & set(found.faces):
+            raise UsageError(f"the defect {name} is not in {' or '.join(faces)}; it shows with "
+                             + " or ".join(f"--face {each}" for each in found.faces))
+        return Planted(name, found.summary, found)
     if name in NOT_SHOWN:
         raise UsageError(f"no face shows the defect {name}: {NOT_SHOWN[name]}")
     if name not in PLANTED:

@@ -241,7 +241,7 @@ def _faces(args: argparse.Namespace) -> int:
             raise UsageError(f"{option} does not go with --face")
     if args.ops < 1:
         raise UsageError(f"--ops {args.ops}: with --face give 1 to {MAX_OPS}")
-    planted(args.defect or "")
+    planted(args.defect or "", faces)
     chosen = _chosen(args, builds_of(args))
     if args.junit is not None:
         require_junit()

@@ -86,8 +86,11 @@ def print_faces(
     machines = f"{len(results)} machine{'s' * (len(results) != 1)}"
     _say(console, f"{machines}: {', '.join(words) or 'none'}; {duration(seconds)}",
          "bold red" if found else "bold green" if statuses[Status.MATCH] else "bold yellow")
-    for name in dict.fromkeys(result.defect for result in results if result.defect):
-        _say(console, f"Planted: {name} ({planted(name).summary}); it is not QEMU that is wrong.")
+    for name, faces in dict.fromkeys(
+        (result.defect, result.faces) for result in results if result.defect
+    ):
+        summary = planted(name, faces).summary
+        _say(console, f"Planted: {name} ({summary}); it is not QEMU that is wrong.")
 
 
 def _table(tally: FaceTally) -> Iterator[str]:

@@ -126,7 +126,7 @@ def test_a_planted_defect_of_a_face_is_found(run: FaceRun, name: str) -> None:
 
 @pytest.mark.parametrize("name", shown_model_defects())
 def test_a_planted_defect_of_the_model_shows_through_a_face(newest: FaceRun, name: str) -> None:
-    rules = planted(name).rules
+    rules = planted(name, tuple(FACES)).rules
     right = rules_for(newest.session.config.build.version_tuple)
     assert rules is not None
     try:
@@ -306,5 +306,7 @@ def test_usage(newest_build: Build, capsys: pytest.CaptureFixture[str]) -> None:
         assert why in refused("--face", "rust", "--defect", name)
     for name in NOT_SHOWN:
         with pytest.raises(UsageError, match="no face shows"):
-            planted(name)
-    assert not planted("").name
+            planted(name, tuple(FACES))
+    assert "is not in rust or accessor; it shows with --face memory-map" in refused(
+        "--face", "rust", "--face", "accessor", "--defect", "last-byte-lost")
+    assert not planted("", ()).name
