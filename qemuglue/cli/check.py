@@ -224,9 +224,9 @@ def _chosen(args: argparse.Namespace, builds: list[Build]) -> list[tuple[Build, 
 
 def _faces(args: argparse.Namespace) -> int:
     """``--face``: another check of the same machines."""
-    from qemuglue.campaign.face_defects import planted
-    from qemuglue.campaign.face_jobs import FaceJob, run_faces
-    from qemuglue.campaign.face_result import FaceResult
+    from qemuglue.campaign.faces.defects import planted
+    from qemuglue.campaign.faces.jobs import FaceJob, run_faces
+    from qemuglue.campaign.faces.result import FaceResult
     from qemuglue.report.check_text import PipeConsole
     from qemuglue.report.face_json import document
     from qemuglue.report.face_text import line, print_faces

@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from qemuglue.campaign.face_designs import DESIGNS
-from qemuglue.campaign.face_result import FaceResult, FaceTally
+from qemuglue.campaign.faces.designs import DESIGNS
+from qemuglue.campaign.faces.result import FaceResult, FaceTally
 
 SCHEMA = 1
 

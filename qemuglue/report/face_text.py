@@ -9,10 +9,10 @@ from rich.console import Console
 from rich.text import Text
 
 from qemuglue.campaign.check_result import Divergence, Status
-from qemuglue.campaign.face_defects import planted
-from qemuglue.campaign.face_designs import DESIGNS
-from qemuglue.campaign.face_result import SOFT, VERDICTS, FaceResult, FaceTally
-from qemuglue.campaign.face_run import BY_DESIGN, DIVERGED, LEARNT, MATCH, UNJUDGED
+from qemuglue.campaign.faces.defects import planted
+from qemuglue.campaign.faces.designs import DESIGNS
+from qemuglue.campaign.faces.result import SOFT, VERDICTS, FaceResult, FaceTally
+from qemuglue.campaign.faces.run import BY_DESIGN, DIVERGED, LEARNT, MATCH, UNJUDGED
 from qemuglue.report.summary import SOFT_LIMIT
 from qemuglue.report.terminal import count, duration, percent
 

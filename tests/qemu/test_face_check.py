@@ -10,19 +10,19 @@ from random import Random
 
 import pytest
 
-from qemuglue.campaign.face_check import check_faces
-from qemuglue.campaign.face_defects import (
+from qemuglue.campaign.faces.check import check_faces
+from qemuglue.campaign.faces.defects import (
     FACE_DEFECTS,
     NOT_SHOWN,
     planted,
     shown_model_defects,
 )
-from qemuglue.campaign.face_designs import DESIGNS
-from qemuglue.campaign.face_ground import Ground
-from qemuglue.campaign.face_ops import METHODS, FaceOp
-from qemuglue.campaign.face_result import FaceResult
-from qemuglue.campaign.face_run import BY_DESIGN, DIVERGED, MATCH, UNJUDGED, FaceRun, Judged
-from qemuglue.campaign.face_specs import SPECS, expected
+from qemuglue.campaign.faces.designs import DESIGNS
+from qemuglue.campaign.faces.ground import Ground
+from qemuglue.campaign.faces.ops import METHODS, FaceOp
+from qemuglue.campaign.faces.result import FaceResult
+from qemuglue.campaign.faces.run import BY_DESIGN, DIVERGED, MATCH, UNJUDGED, FaceRun, Judged
+from qemuglue.campaign.faces.specs import SPECS, expected
 from qemuglue.campaign.settings import ask_ram_id
 from qemuglue.cli.main import main
 from qemuglue.errors import UsageError

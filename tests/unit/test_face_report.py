@@ -8,9 +8,9 @@ import json
 from rich.console import Console
 
 from qemuglue.campaign.check_result import Divergence, Known
-from qemuglue.campaign.face_ops import FaceOp, Outcome, told
-from qemuglue.campaign.face_result import FaceResult, FaceTally
-from qemuglue.campaign.face_run import BY_DESIGN, DIVERGED, MATCH, UNJUDGED, Judged
+from qemuglue.campaign.faces.ops import FaceOp, Outcome, told
+from qemuglue.campaign.faces.result import FaceResult, FaceTally
+from qemuglue.campaign.faces.run import BY_DESIGN, DIVERGED, MATCH, UNJUDGED, Judged
 from qemuglue.memory.guest_address import GuestAddress
 from qemuglue.memory.guest_error import InvalidBackendAddress, InvalidGuestAddress, PartialBuffer
 from qemuglue.memory.memory_map import MemoryAccess

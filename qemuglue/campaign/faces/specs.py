@@ -3,17 +3,17 @@
 Written from the documents of the interfaces, not from the faces: that is what lets it find them
 wrong. A spec moves bytes on the ``Ground``, which holds each access against what QEMU did, and
 answers with the Outcome owed. Where the face is meant to differ from what QEMU's C functions would
-do with the same request, the spec names the design (``face_designs``).
+do with the same request, the spec names the design (``faces.designs``).
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from qemuglue.campaign.face_ground import Cut, Ground, Refused
-from qemuglue.campaign.face_ops import FaceOp, Outcome
-from qemuglue.campaign.face_specs_vm import VM_SPECS
-from qemuglue.campaign.face_telling import (
+from qemuglue.campaign.faces.ground import Cut, Ground, Refused
+from qemuglue.campaign.faces.ops import FaceOp, Outcome
+from qemuglue.campaign.faces.specs_vm import VM_SPECS
+from qemuglue.campaign.faces.telling import (
     BACKEND,
     Spec,
     check_range,
@@ -310,7 +310,7 @@ def _rust_host(ground: Ground, op: FaceOp) -> Outcome:
     return Outcome(no_pointer(ground, section))
 
 
-#: Face -> method -> what it owes; the same names as ``face_ops.METHODS``.
+#: Face -> method -> what it owes; the same names as ``faces.ops.METHODS``.
 SPECS: dict[str, dict[str, Spec]] = {
     **VM_SPECS,
     "memory-map": {

@@ -38,7 +38,7 @@ class Cut(Exception):
 
 class Ground:
     """One machine as QEMU tells of it. ``designs`` collects the documented differences that the
-    operation at hand met (``face_designs``)."""
+    operation at hand met (``faces.designs``)."""
 
     def __init__(self, session: Session) -> None:
         self.session = session

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Sequence
 from random import Random
 
-from qemuglue.campaign.face_ops import METHODS, TYPES, FaceOp
+from qemuglue.campaign.faces.ops import METHODS, TYPES, FaceOp
 from qemuglue.memory.flatview import MemoryRegionSection
 from qemuglue.memory.region import MASK64, MAX_SIZE, MemoryRegion, RegionKind
 from qemuglue.witness.barriers import BY_VALUE

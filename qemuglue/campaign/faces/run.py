@@ -15,11 +15,11 @@ from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
-from qemuglue.campaign.face_designs import DESIGNS
-from qemuglue.campaign.face_draw import Drawer, Untouched
-from qemuglue.campaign.face_ground import Ground
-from qemuglue.campaign.face_ops import FaceOp, Outcome, perform
-from qemuglue.campaign.face_specs import expected
+from qemuglue.campaign.faces.designs import DESIGNS
+from qemuglue.campaign.faces.draw import Drawer, Untouched
+from qemuglue.campaign.faces.ground import Ground
+from qemuglue.campaign.faces.ops import FaceOp, Outcome, perform
+from qemuglue.campaign.faces.specs import expected
 from qemuglue.memory.contract import Reason
 from qemuglue.memory.faces import put_on
 from qemuglue.memory.flatview import MemoryRegionSection

@@ -1,7 +1,7 @@
 """The check of one machine through the faces: random operations, each held against QEMU.
 
 The machine is started as ``check`` starts it, and what its devices take is asked of another QEMU.
-Then the operations are performed and judged one by one (``face_run``). What parts is performed
+Then the operations are performed and judged one by one (``faces.run``). What parts is performed
 again in a fresh QEMU: alone, and if that does not show it with all that came before it. Divergences
 that a fresh QEMU does not show are counted as flaky, never reported.
 
@@ -20,10 +20,10 @@ from random import Random
 from qemuglue.campaign.check_result import Divergence, Known, Status
 from qemuglue.campaign.checking import DEFAULT_OPS, MAX_OPS, PATIENCE_S
 from qemuglue.campaign.contracting import CPU_SPACE
-from qemuglue.campaign.face_defects import Planted, planted
-from qemuglue.campaign.face_ops import FaceOp
-from qemuglue.campaign.face_result import FaceResult, FaceTally
-from qemuglue.campaign.face_run import DIVERGED, UNJUDGED, FaceRun, Judged
+from qemuglue.campaign.faces.defects import Planted, planted
+from qemuglue.campaign.faces.ops import FaceOp
+from qemuglue.campaign.faces.result import FaceResult, FaceTally
+from qemuglue.campaign.faces.run import DIVERGED, UNJUDGED, FaceRun, Judged
 from qemuglue.campaign.settings import DEFAULT_RAM, ask_ram_id
 from qemuglue.campaign.starting import start_machine
 from qemuglue.errors import LaunchError, QemuFailure, QemuglueError, UsageError

@@ -1,10 +1,10 @@
-"""What vm-memory's methods, and the aligned ones over them, must come to: see ``face_specs``."""
+"""What vm-memory's methods, and the aligned ones over them, must come to: see ``faces.specs``."""
 
 from __future__ import annotations
 
-from qemuglue.campaign.face_ground import Ground, Refused
-from qemuglue.campaign.face_ops import FaceOp, Outcome
-from qemuglue.campaign.face_telling import (
+from qemuglue.campaign.faces.ground import Ground, Refused
+from qemuglue.campaign.faces.ops import FaceOp, Outcome
+from qemuglue.campaign.faces.telling import (
     BACKEND,
     Spec,
     check_range,

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from time import monotonic
 
 from qemuglue.campaign.check_result import Status
-from qemuglue.campaign.face_check import check_faces
-from qemuglue.campaign.face_result import FaceResult
+from qemuglue.campaign.faces.check import check_faces
+from qemuglue.campaign.faces.result import FaceResult
 from qemuglue.campaign.schedule import Done, run_jobs
 from qemuglue.qemu.builds import Build
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from qemuglue.campaign.check_result import CheckResult, Divergence, Known
-from qemuglue.campaign.face_run import BY_DESIGN, DIVERGED, LEARNT, MATCH, UNJUDGED, Judged
+from qemuglue.campaign.faces.run import BY_DESIGN, DIVERGED, LEARNT, MATCH, UNJUDGED, Judged
 
 #: In the order of reports.
 VERDICTS = (MATCH, BY_DESIGN, LEARNT, UNJUDGED, DIVERGED)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from qemuglue.campaign.face_ground import Ground, Refused
-from qemuglue.campaign.face_ops import TYPES, FaceOp, Outcome
+from qemuglue.campaign.faces.ground import Ground, Refused
+from qemuglue.campaign.faces.ops import TYPES, FaceOp, Outcome
 from qemuglue.memory.flatview import MemoryRegionSection
 
 Spec = Callable[[Ground, FaceOp], Outcome]
