@@ -159,15 +159,18 @@ def test_a_bounce_buffer_begins_with_what_was_in_memory(build: Build) -> None:
         plug(process, 4, 0, NET)
         start_disk(process)
         qtest = process.qtest
-        for at in range(0, size, 4):
-            qtest.writel(source + at, secret)
-            qtest.writel(target + at, 1)
         beyond = 1 << 40
-        assert request(process, 1, OUT, beyond, (source, size, 0)) == IO_ERROR
-        assert request(process, 2, IN, beyond, (target, size, WRITABLE)) == IO_ERROR
-        found = {qtest.readl(target + at) for at in range(0, size, 4)}
+        found: set[int] = set()
+        for number in range(1, 17, 2):
+            for at in range(0, size, 4):
+                qtest.writel(source + at, secret)
+                qtest.writel(target + at, 1)
+            assert request(process, number, OUT, beyond, (source, size, 0)) == IO_ERROR
+            assert request(process, number + 1, IN, beyond, (target, size, WRITABLE)) == IO_ERROR
+            found |= {qtest.readl(target + at) for at in range(0, size, 4)}
         if build.version_tuple < (9, 2):
-            assert secret in found
+            # Mostly the secret; what else QEMU has put there meanwhile is as little the guest's.
+            assert found - {0, 1}
         else:
             assert found == {0}
 
