@@ -57,8 +57,8 @@ class ErrorKind(enum.Enum):
     OTHER = "other error"
 
 
-class GuestIOError(GuestMemoryError):
-    """The access, or the stream it was to read or write, cannot do this (Rust: ``IOError``)."""
+class IOReason(ModelError):
+    """What errors have in common that carry an ``io::Error``; never raised itself."""
 
     def __init__(self, kind: ErrorKind, text: str = "") -> None:
         self.kind = kind
@@ -69,9 +69,10 @@ class GuestIOError(GuestMemoryError):
         return f"{self.kind.value}: {self.text}" if self.text else self.kind.value
 
 
-class PartialBuffer(GuestMemoryError):
-    """``completed`` bytes of ``expected`` were moved, and stay moved. The error that stopped
-    the rest, where there is one, is the ``__cause__``."""
+class MovedInPart(ModelError):
+    """What errors have in common that count: ``completed`` bytes of ``expected`` were moved, and
+    stay moved. The error that stopped the rest, where there is one, is the ``__cause__``. Never
+    raised itself."""
 
     def __init__(self, expected: int, completed: int) -> None:
         self.expected = expected
@@ -80,6 +81,14 @@ class PartialBuffer(GuestMemoryError):
 
     def __str__(self) -> str:
         return f"only {self.completed} bytes of {self.expected} were moved"
+
+
+class GuestIOError(IOReason, GuestMemoryError):
+    """The access, or the stream it was to read or write, cannot do this (Rust: ``IOError``)."""
+
+
+class PartialBuffer(MovedInPart, GuestMemoryError):
+    """Part of a buffer was moved; see ``MovedInPart``."""
 
 
 class InvalidBackendAddress(GuestMemoryError):
@@ -121,3 +130,20 @@ class IommuError(GuestMemoryError):
 
     def __str__(self) -> str:
         return str(self.error)
+
+
+def some_or_error(done: int, error: GuestMemoryError | None) -> int:
+    """How ``Bytes.read`` and ``write`` tell ``error``, which ended an access after ``done`` bytes:
+    raised if there are none, else the count is short."""
+    if error is not None and not done:
+        raise error
+    return done
+
+
+def all_or_error(expected: int, done: int, error: GuestMemoryError | None) -> None:
+    """How the ``_slice`` forms tell it: raised if nothing was moved, else PartialBuffer with it as
+    ``__cause__``. No error and all moved: nothing."""
+    if error is not None and not done:
+        raise error
+    if done != expected:
+        raise PartialBuffer(expected, done) from error

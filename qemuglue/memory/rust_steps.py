@@ -23,7 +23,12 @@ from qemuglue.errors import ModelError
 from qemuglue.memory.attrs import UNSPECIFIED, MemTxAttrs
 from qemuglue.memory.bytes import A, Bytes, Readable, Writable, readable, writable
 from qemuglue.memory.guest_address import Address, GuestAddress, MemoryRegionAddress
-from qemuglue.memory.guest_error import GuestMemoryError, PartialBuffer
+from qemuglue.memory.guest_error import (
+    GuestMemoryError,
+    PartialBuffer,
+    all_or_error,
+    some_or_error,
+)
 from qemuglue.memory.plain_number import plain_number
 from qemuglue.memory.streams import CHUNK, reader, retry_eintr, writer
 
@@ -55,30 +60,24 @@ class Stepped(Bytes[A]):
     def write(self, buf: Readable, addr: A) -> int:
         """As ``flatview_write``, up to the first error; how many bytes were written before it.
         Raises it if there are none. The step that fails may have reached a device in part."""
-        done, error = self._write(readable(buf), addr)
-        if error is not None and not done:
-            raise error
-        return done
+        return some_or_error(*self._write(readable(buf), addr))
 
     def read(self, buf: Writable, addr: A) -> int:
         """As ``flatview_read``, up to the first error; how many bytes were read before it.
         Raises it if there are none. The step that fails leaves in ``buf`` what C leaves there:
         0 where the access was refused, what the device said where it failed."""
-        done, error = self._read(writable(buf), addr)
-        if error is not None and not done:
-            raise error
-        return done
+        return some_or_error(*self._read(writable(buf), addr))
 
     def write_slice(self, buf: Readable, addr: A) -> None:
         """Write all of ``buf``. Raises the error if nothing was written before it; else
         PartialBuffer, with the error as ``__cause__``."""
         data = readable(buf)
-        _all_or_error(len(data), *self._write(data, addr))
+        all_or_error(len(data), *self._write(data, addr))
 
     def read_slice(self, buf: Writable, addr: A) -> None:
         """Fill all of ``buf``. Raises as ``write_slice`` does."""
         data = writable(buf)
-        _all_or_error(len(data), *self._read(data, addr))
+        all_or_error(len(data), *self._read(data, addr))
 
     def read_volatile_from(self, addr: A, src: object, count: int) -> int:
         """As ``Bytes``, section by section: the stream is not touched where there is no section
@@ -159,11 +158,3 @@ def offset_of(addr: MemoryRegionAddress | int) -> int:
 
 def _number(addr: int, cls: type[Address]) -> int:
     return cls(plain_number(addr, f"an address here is {cls.__name__}(…) or a plain number")).value
-
-
-def _all_or_error(expected: int, done: int, error: GuestMemoryError | None) -> None:
-    if error is None:
-        return
-    if not done:
-        raise error
-    raise PartialBuffer(expected, done) from error

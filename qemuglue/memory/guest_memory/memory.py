@@ -21,7 +21,12 @@ from qemuglue.memory.bytes import (
     writable,
 )
 from qemuglue.memory.guest_address import GuestAddress
-from qemuglue.memory.guest_error import GuestMemoryError, PartialBuffer
+from qemuglue.memory.guest_error import (
+    GuestMemoryError,
+    PartialBuffer,
+    all_or_error,
+    some_or_error,
+)
 from qemuglue.memory.guest_memory.address_space import GuestAddressSpace
 from qemuglue.memory.guest_memory.permissions import Permissions
 from qemuglue.memory.streams import reader, writer
@@ -83,24 +88,22 @@ class GuestMemory(Bytes[GuestAddress], GuestAddressSpace[Any]):
     def write(self, buf: Readable, addr: GuestAddress) -> int:
         """As ``Bytes.write``: raises what the first slice raises, and is short where a later one
         does."""
-        done, error = self._write(readable(buf), addr)
-        return _some_or_error(done, error)
+        return some_or_error(*self._write(readable(buf), addr))
 
     def read(self, buf: Writable, addr: GuestAddress) -> int:
         """As ``Bytes.read``: raises what the first slice raises, and is short where a later one
         does."""
-        done, error = self._read(writable(buf), addr)
-        return _some_or_error(done, error)
+        return some_or_error(*self._read(writable(buf), addr))
 
     def write_slice(self, buf: Readable, addr: GuestAddress) -> None:
         """As ``Bytes.write_slice``; what stopped it is the ``__cause__`` of PartialBuffer."""
         data = readable(buf)
-        _all_or_error(len(data), *self._write(data, addr))
+        all_or_error(len(data), *self._write(data, addr))
 
     def read_slice(self, buf: Writable, addr: GuestAddress) -> None:
         """As ``Bytes.read_slice``; what stopped it is the ``__cause__`` of PartialBuffer."""
         view = writable(buf)
-        _all_or_error(len(view), *self._read(view, addr))
+        all_or_error(len(view), *self._read(view, addr))
 
     def read_volatile_from(self, addr: GuestAddress, src: object, count: int) -> int:
         """As ``Bytes``: the stream is not touched where nothing can be written at ``addr``, and
@@ -223,16 +226,3 @@ def _until_error(
         if piece is None:
             return
         yield piece
-
-
-def _some_or_error(done: int, error: GuestMemoryError | None) -> int:
-    if error is not None and not done:
-        raise error
-    return done
-
-
-def _all_or_error(expected: int, done: int, error: GuestMemoryError | None) -> None:
-    if error is not None and not done:
-        raise error
-    if done != expected:
-        raise PartialBuffer(expected, done) from error

@@ -24,7 +24,7 @@ first access behind its end; a backing has nothing behind its end that could be 
 from __future__ import annotations
 
 from qemuglue.errors import ModelError
-from qemuglue.memory.guest_error import ErrorKind
+from qemuglue.memory.guest_error import IOReason
 from qemuglue.memory.guest_memory.collection import GuestRegionCollectionError
 
 
@@ -53,16 +53,8 @@ class MappingPastEof(MmapRegionError):
         return "the mapping would go on beyond the end of the file"
 
 
-class Mmap(MmapRegionError):
+class Mmap(IOReason, MmapRegionError):
     """The mapping is refused (Rust: ``Mmap(io::Error)``)."""
-
-    def __init__(self, kind: ErrorKind, text: str = "") -> None:
-        self.kind = kind
-        self.text = text
-        super().__init__(kind, text)
-
-    def __str__(self) -> str:
-        return f"{self.kind.value}: {self.text}" if self.text else self.kind.value
 
 
 class FromRangesError(ModelError):

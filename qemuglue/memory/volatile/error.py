@@ -24,10 +24,11 @@ from typing import SupportsIndex
 from qemuglue.errors import ModelError
 from qemuglue.memory.byte_valued import ByteValuedType
 from qemuglue.memory.guest_error import (
-    ErrorKind,
     GuestIOError,
     GuestMemoryError,
     InvalidBackendAddress,
+    IOReason,
+    MovedInPart,
     PartialBuffer,
 )
 
@@ -90,29 +91,12 @@ class Misaligned(VolatileMemoryError):
         return f"address {self.addr:#x} is not aligned to {self.alignment}"
 
 
-class VolatileIOError(VolatileMemoryError):
+class VolatileIOError(IOReason, VolatileMemoryError):
     """The stream cannot do this (Rust: ``IOError``)."""
 
-    def __init__(self, kind: ErrorKind, text: str = "") -> None:
-        self.kind = kind
-        self.text = text
-        super().__init__(kind, text)
 
-    def __str__(self) -> str:
-        return f"{self.kind.value}: {self.text}" if self.text else self.kind.value
-
-
-class VolatilePartialBuffer(VolatileMemoryError):
-    """``completed`` bytes of ``expected`` were moved, and stay moved (Rust: ``PartialBuffer``).
-    The error that stopped the rest, where there is one, is the ``__cause__``."""
-
-    def __init__(self, expected: int, completed: int) -> None:
-        self.expected = expected
-        self.completed = completed
-        super().__init__(expected, completed)
-
-    def __str__(self) -> str:
-        return f"only {self.completed} bytes of {self.expected} were moved"
+class VolatilePartialBuffer(MovedInPart, VolatileMemoryError):
+    """Part of a buffer was moved (Rust: ``PartialBuffer``)."""
 
 
 def guest_error_of(error: VolatileMemoryError) -> GuestMemoryError:
