@@ -42,7 +42,7 @@ from qemuglue.witness.contracts import contracts_for
 from qemuglue.witness.elf_dump import check_dump
 from qemuglue.witness.judge import Judgement, Scene, failure_judgement, resolve
 from qemuglue.witness.lockstep import LockStep, Stop
-from qemuglue.witness.probe import NO_CONTRACT
+from qemuglue.witness.probe import A_CONTRACT, NO_CONTRACT
 from qemuglue.witness.session import Knowledge, Session
 from qemuglue.witness.translation import check_translation
 from qemuglue.witness.verdict import Tally, Verdict
@@ -269,9 +269,7 @@ class _Check:
             why = session.unjudgeable(region) or ""
             if NO_CONTRACT in why:
                 self._add_difference(Difference(
-                    "contract", f"{region.absolute():#x} ({region.name})",
-                    "sizes and alignments that are accepted, and calls of sizes that the device "
-                    "implements (R1, R3, R6)", why), 1, 1)
+                    "contract", f"{region.absolute():#x} ({region.name})", A_CONTRACT, why), 1, 1)
 
     def _take_saved(self, saved: ContractTable) -> None:
         """Know what the table says before anything is probed, and tell how much that is: a

@@ -98,6 +98,10 @@ def _remember(session: Session, key: Hashable, asks: Sequence[Ask], answers: Ans
 #: does not what its rules are.
 NO_CONTRACT = "its accesses follow no contract this model knows"
 
+#: What the model says instead, for people.
+A_CONTRACT = ("sizes and alignments that are accepted, and calls of sizes that the device "
+              "implements (R1, R3, R6)")
+
 
 def follows_none(rules: Rules, probes: list[Probe], region: MemoryRegion | None) -> str:
     """Why no contract was found, as short as it can be said."""

@@ -28,7 +28,7 @@ from qemuglue.cli.main import main
 from qemuglue.errors import UsageError
 from qemuglue.memory.faces import FACES
 from qemuglue.memory.guest_memory.region import GuestRegion
-from qemuglue.memory.rules import rules_for
+from qemuglue.memory.rules import Rules, rules_for
 from qemuglue.qemu.builds import Build
 from qemuglue.qemu.config import QemuConfig
 from qemuglue.witness.judge import Scene, prepare
@@ -310,3 +310,15 @@ def test_usage(newest_build: Build, capsys: pytest.CaptureFixture[str]) -> None:
     assert "is not in rust or accessor; it shows with --face memory-map" in refused(
         "--face", "rust", "--face", "accessor", "--defect", "last-byte-lost")
     assert not planted("", ()).name
+
+
+def test_a_device_that_no_contract_explains_diverges(
+    newest_build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a check without faces: what the probe gave up on is not left out in silence."""
+    whole = Rules.pieces
+    monkeypatch.setattr(Rules, "pieces", lambda *args: whole(*args)[:1])
+    result = check_faces(newest_build, "x86_64/microvm", ["rust"], ops=20, seed=1)
+    assert result.status == "diverged"
+    assert {each.signature for each in result.divergences} == {"divergence:contract"}
+    assert "pic" in {each.region for each in result.divergences}

@@ -34,6 +34,7 @@ from qemuglue.qemu.config import QemuConfig, VmMode, machine_name
 from qemuglue.witness.judge import Kind as End
 from qemuglue.witness.judge import Scene, failure_judgement, prepare
 from qemuglue.witness.oddities import known_as
+from qemuglue.witness.probe import A_CONTRACT, NO_CONTRACT
 from qemuglue.witness.session import Knowledge
 
 #: All of RAM is compared after so many operations.
@@ -113,7 +114,7 @@ class _FaceCheck:
                 self.notes.append("no CPU: there is no address space to make accesses in")
                 return self._result(Status.MATCH)
             self.scene = scene
-            self.notes += prepare(scene)
+            self._prepare(scene)
             with self._planted():
                 self._perform()
         except (QemuglueError, OSError) as error:
@@ -132,6 +133,18 @@ class _FaceCheck:
             restarts=self.restarts, deaths=self.deaths, flaky=self.flaky,
             defect=self.defect.name,
         )
+
+    def _prepare(self, scene: Scene) -> None:
+        """Learn what the devices take. One whose answers no contract gives is a divergence, as
+        in a check without faces: the rules that the faces stand on are not QEMU's there."""
+        for failure in prepare(scene):
+            if NO_CONTRACT not in failure:
+                self.notes.append(failure)
+                continue
+            name, _, why = failure.partition(": ")
+            self.divergences.append(Divergence(
+                "divergence", "contract", "divergence:contract", f"a device ({name})",
+                (A_CONTRACT,), (why,), (1, 1)))
 
     def _planted(self) -> AbstractContextManager[None]:
         return nullcontext() if self.defect.face is None else self.defect.face.plant()
